@@ -1,0 +1,102 @@
+"""Every error accel raises on purpose.
+
+    AccelError
+    ├ PluginError
+    │  ├ PluginLoadError        a plugin could not be imported, or was refused
+    │  └ PluginContractError    a plugin answered a hook with something the hook does not allow
+    ├ DeviceError
+    │  ├ NoDevice               nothing here can serve what was asked for
+    │  ├ UnknownDevice          no device goes by that name
+    │  └ AmbiguousDevice        several different devices go by that name
+    ├ CapabilityUnavailable     a named implementation cannot be had on this device
+    ├ PatchError
+    │  ├ TargetMissing          the attribute to patch is not there
+    │  ├ PatchConflict          two patches cannot both hold
+    │  └ VersionMismatch        the library is outside the patch's range
+    └ InputError                a file or an argument from the user is not usable
+
+Each carries what was wanted, what was found and the one thing to try; `str(error)` is all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AccelError(Exception):
+    """Base of all errors of accel. `remedy` is a command or an edit, never a shrug."""
+
+    def __init__(self, wanted: str, *, found: str = "", remedy: str = "") -> None:
+        self.wanted = wanted
+        self.found = found
+        self.remedy = remedy
+        super().__init__(wanted, found, remedy)
+
+    def __str__(self) -> str:
+        lines = [self.wanted]
+        if self.found:
+            lines.append(f"  found: {self.found}")
+        if self.remedy:
+            lines.append(f"  try:   {self.remedy}")
+        return "\n".join(lines)
+
+
+class PluginError(AccelError):
+    """A plugin is at fault, not the user."""
+
+
+class PluginLoadError(PluginError):
+    """A plugin could not be imported, or was refused by name."""
+
+
+class PluginContractError(PluginError):
+    """A plugin answered a hook with something the hook does not allow."""
+
+
+class DeviceError(AccelError):
+    """No single device can be chosen."""
+
+
+class NoDevice(DeviceError):
+    """Nothing on this machine can serve what was asked for."""
+
+
+class UnknownDevice(DeviceError):
+    """No device on this machine goes by that name."""
+
+
+class AmbiguousDevice(DeviceError):
+    """Several different devices go by that name."""
+
+
+class CapabilityUnavailable(AccelError):
+    """A named implementation cannot be had. `reasons` has one line for each Decision on it."""
+
+    def __init__(
+        self, wanted: str, *, found: str = "", remedy: str = "", reasons: Sequence[str] = ()
+    ) -> None:
+        super().__init__(wanted, found=found, remedy=remedy)
+        self.reasons = tuple(reasons)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  - {reason}" for reason in self.reasons)])
+
+
+class PatchError(AccelError):
+    """A patch cannot be applied."""
+
+
+class TargetMissing(PatchError):
+    """The attribute a patch is for is not there, or does not look as expected."""
+
+
+class PatchConflict(PatchError):
+    """Two patches cannot both hold."""
+
+
+class VersionMismatch(PatchError):
+    """The library is outside the range of versions a patch is for."""
+
+
+class InputError(AccelError):
+    """A file or an argument from the user is not usable; nothing was changed."""

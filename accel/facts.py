@@ -1,0 +1,173 @@
+"""A plugin's facts file: what each architecture can do, as data beside the code.
+
+    schema = 1
+
+    [sources]                       # short name -> where it can be looked up
+    sdp_utils = "pytorch:aten/src/ATen/native/transformers/cuda/sdp_utils.cpp@v2.13"
+
+    [implementations.attention.flash_attention_2]   # what holds wherever it can be had
+    priority = 60
+    requires = ["flash-attn>=2.5.6"]
+    probe = { function = "accel.probes:attention_kernel", arguments = { kernel = "..." } }
+
+    [arch.sm_90]
+    family = "hopper"
+    like = "sm_80"                  # optional: start from another architecture's facts
+    memory_model = "discrete"       # any further key is kept in `ArchFacts.extra`
+
+    [arch.sm_90.attention]          # a table for each Feature: dtype, quant, collective, op too
+    flash_attention_2 = { source = "fa_readme" }
+    flash_attention_3 = { unavailable = "why not", source = "..." }
+
+An entry of an architecture overrides the implementation's fields one by one. An implementation
+that an architecture does not name does not exist there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.resources
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from accel.errors import PluginContractError
+from accel.values import Feature, Impl, Probe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same module under its older name
+    import tomli as tomllib
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Impl)) - {"feature", "name", "owner"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchFacts:
+    """What a facts file says of one architecture."""
+
+    arch: str
+    family: str
+    impls: tuple[Impl, ...]
+    extra: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """A facts file, read and checked."""
+
+    origin: str
+    sources: Mapping[str, str]
+    archs: Mapping[str, ArchFacts]
+    extra: Mapping[str, Any]
+
+    def arch(self, name: str) -> ArchFacts | None:
+        return self.archs.get(name)
+
+
+@functools.cache
+def load_facts(package: str, resource: str = "facts.toml") -> Facts:
+    """Read `resource` of an importable `package`; read once a process.
+
+    Raises PluginContractError where the file is not as the module's docstring draws it.
+    """
+    text = importlib.resources.files(package).joinpath(resource).read_text(encoding="utf-8")
+    return parse_facts(text, f"{package}/{resource}")
+
+
+def parse_facts(text: str, origin: str) -> Facts:
+    """Facts from the text of a file; `origin` is what errors call it."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PluginContractError(f"{origin} is not valid TOML", found=str(error)) from None
+    if document.get("schema") != 1:
+        raise PluginContractError(
+            f"{origin} has an unknown schema",
+            found=repr(document.get("schema")),
+            remedy="schema = 1",
+        )
+    sources = document.get("sources", {})
+    common = document.get("implementations", {})
+    raw = document.get("arch", {})
+    archs = {name: _arch(name, raw, common, sources, origin) for name in raw}
+    known = {"schema", "sources", "implementations", "arch"}
+    extra = {key: value for key, value in document.items() if key not in known}
+    return Facts(
+        origin, MappingProxyType(sources), MappingProxyType(archs), MappingProxyType(extra)
+    )
+
+
+def _inherited(name: str, raw: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """An architecture's table with `like` followed: tables merged, other keys overridden."""
+    chain: list[str] = []
+    step: str | None = name
+    while step is not None:
+        if step in chain or step not in raw:
+            raise PluginContractError(f"{origin}: arch.{name} is like {step!r}, which cannot be")
+        chain.append(step)
+        step = raw[step].get("like")
+    merged: dict[str, Any] = {}
+    for link in reversed(chain):
+        for key, value in raw[link].items():
+            if isinstance(value, dict) and isinstance(merged.get(key), dict):
+                merged[key] = {**merged[key], **value}
+            else:
+                merged[key] = value
+    merged.pop("like", None)
+    return merged
+
+
+def _arch(
+    name: str,
+    raw: Mapping[str, Any],
+    common: Mapping[str, Any],
+    sources: Mapping[str, str],
+    origin: str,
+) -> ArchFacts:
+    table = _inherited(name, raw, origin)
+    features = {feature.value: feature for feature in Feature}
+    impls = [
+        _impl(
+            features[key], entry, {**common.get(key, {}).get(entry, {}), **fields}, sources, where
+        )
+        for key, value in table.items()
+        if key in features
+        for entry, fields in value.items()
+        for where in (f"{origin}: arch.{name}.{key}.{entry}",)
+    ]
+    extra = {key: value for key, value in table.items() if key not in features and key != "family"}
+    return ArchFacts(name, str(table.get("family", "")), tuple(impls), MappingProxyType(extra))
+
+
+def _impl(
+    feature: Feature,
+    name: str,
+    fields: dict[str, Any],
+    sources: Mapping[str, str],
+    where: str,
+) -> Impl:
+    unknown = sorted(set(fields) - _FIELDS)
+    if unknown:
+        raise PluginContractError(
+            f"{where} has a field that is not known",
+            found=", ".join(unknown),
+            remedy=f"one of: {', '.join(sorted(_FIELDS))}",
+        )
+    if fields.get("source") and fields["source"] not in sources:
+        raise PluginContractError(
+            f"{where} names a source that [sources] lacks: {fields['source']}"
+        )
+    probe = fields.get("probe")
+    return Impl(
+        **{
+            **fields,
+            "feature": feature,
+            "name": name,
+            "requires": tuple(fields.get("requires", ())),
+            "probe": Probe(**probe) if probe else None,
+            "source": sources.get(fields.get("source", ""), ""),
+        }
+    )

@@ -1,0 +1,54 @@
+"""The contract between accel and its plugins: a plugin implements any of these six.
+
+Mark an implementation with `accel.hookimpl` and name the module (or object) in the entry-point
+group `accel`. No hook may import torch, except through a Probe, a Patch or a command it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from accel.machine import Machine
+    from accel.report import Report
+    from accel.resolving import Capabilities
+    from accel.values import Device, Impl, Patch
+
+PROJECT = "accel"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def accel_detect(machine: Machine) -> Iterable[Device]:  # type: ignore[empty-body]
+    """Devices of this plugin's own that are on `machine`. Ask the machine for everything."""
+
+
+@hookspec
+def accel_select(devices: Sequence[Device], machine: Machine) -> Device | None:
+    """The device to use when the user named none, or None for no opinion. First answer wins."""
+
+
+@hookspec
+def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:  # type: ignore[empty-body]
+    """What can be had on `device`. Asked of its owner, and of plugins that detect nothing."""
+
+
+@hookspec
+def accel_patches(  # type: ignore[empty-body]
+    device: Device, capabilities: Capabilities, machine: Machine
+) -> Iterable[Patch]:
+    """Repairs needed so that libraries use `device` as it really is."""
+
+
+@hookspec
+def accel_commands(app: Any) -> None:
+    """Add commands to `app`, the typer application behind the `accel` command."""
+
+
+@hookspec
+def accel_report(report: Report) -> None:
+    """Told once the report of an `auto()` is complete."""

@@ -1,0 +1,305 @@
+"""detect -> select -> resolve -> plan -> apply -> report: the way of a call."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from accel.errors import AccelError, InputError
+from accel.loading import Plugins
+from accel.machine import Machine, ThisMachine
+from accel.planning import Plan
+from accel.resolving import Capabilities, Prober
+from accel.selecting import select
+from accel.values import Device, Feature, Impl, Patch, PluginInfo
+
+if TYPE_CHECKING:
+    from accel.report import Report
+
+T = TypeVar("T")
+
+CHOICES: Mapping[str, Feature] = {
+    "attention": Feature.ATTENTION,
+    "dtype": Feature.DTYPE,
+    "collective": Feature.COLLECTIVE,
+}
+_DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
+
+_lock = threading.RLock()
+_plugins: Plugins | None = None
+_current: Report | None = None
+
+
+def loaded_plugins() -> Plugins:
+    """The plugins of this process, loaded once."""
+    global _plugins
+    with _lock:
+        if _plugins is None:
+            _plugins = Plugins()
+        return _plugins
+
+
+def plugins() -> tuple[PluginInfo, ...]:
+    """Every plugin found, loaded or not, with the distribution it came from."""
+    return loaded_plugins().infos
+
+
+def devices(machine: Machine | str | Path | None = None) -> tuple[Device, ...]:
+    """Every device on this machine, or a recorded one. No torch, no device context."""
+    return detect(loaded_plugins(), open_machine(machine))
+
+
+def plan(
+    device: str | None = None,
+    *,
+    machine: Machine | str | Path | None = None,
+    strict: bool = False,
+    probe: bool | None = None,
+    **wanted: Any,
+) -> Plan:
+    """What `auto()` would decide here, or on a recorded `machine`; changes nothing.
+
+    `machine` is a Machine, the name of a recorded one, or the path of a record. `probe=False`
+    leaves decisions at declared and installed, `probe=True` proves every one of them.
+    """
+    host = open_machine(machine)
+    capabilities, found = _resolve(
+        loaded_plugins(), host, device, wanted, strict, probe is not False
+    )
+    if probe:
+        capabilities.prove_all()
+    return _plan(loaded_plugins(), host, capabilities, found)
+
+
+def auto(
+    device: str | None = None, *, strict: bool = False, apply: bool = True, **wanted: Any
+) -> Report:
+    """Find the device, choose for it, repair the libraries, and say so in a Report.
+
+    `device` is a torch device (`cuda:1`), a vendor, family, architecture or plugin name.
+    `wanted` are `attention`, `dtype` and `collective` by name: each is had, or
+    CapabilityUnavailable says why not. Under `strict` what a library asks for later and the
+    device lacks is that error too, instead of a downgrade with a line in the report.
+    A second call changes nothing and returns the first's Report, until `Report.revert()`.
+    """
+    global _current
+    from accel.patching import Journal
+    from accel.report import Report
+
+    with _lock:
+        if _current is not None and not _current.reverted:
+            return _current
+        host = ThisMachine()
+        known = loaded_plugins()
+        capabilities, found = _resolve(
+            known, host, device, wanted, strict or _is_set("ACCEL_STRICT")
+        )
+        planned = _plan(known, host, capabilities, found)
+        journal = Journal()
+        if apply:
+            journal.apply(planned.patches, version=host.version)
+        report = Report(planned, capabilities, journal)
+        _current = report
+    known.call("accel_report", report=report)
+    return report
+
+
+def current() -> Report:
+    """The Report of the `auto()` in force. Raises AccelError where there is none."""
+    if _current is None or _current.reverted:
+        raise AccelError(
+            "accel.auto() is not in force", found="no call in this process", remedy="accel.auto()"
+        )
+    return _current
+
+
+def open_machine(spec: Machine | str | Path | None) -> Machine:
+    """This machine, the recorded machine of that name, or the record in that file."""
+    if spec is None:
+        return ThisMachine()
+    if isinstance(spec, Machine):
+        return spec
+    from accel import recording, testing
+
+    if isinstance(spec, Path) or spec.endswith(".json") or os.sep in spec:
+        return recording.load(spec)
+    return testing.machine(spec)
+
+
+def detect(known: Plugins, machine: Machine) -> tuple[Device, ...]:
+    """What every plugin found, each device stamped with its owner; one owner a device."""
+    claims: dict[tuple[str, str], list[Device]] = {}
+    for answer in known.call("accel_detect", machine=machine):
+        found = _checked(known, answer.owner, "accel_detect", answer.value, Device)
+        for device in found:
+            if device.owner not in ("", answer.owner):
+                known.fail(answer.owner, f"claims a device in the name of {device.owner}")
+                continue
+            stamped = dataclasses.replace(device, owner=answer.owner)
+            claims.setdefault(_identity(stamped), []).append(stamped)
+    kept = [_one_owner(known, machine, rivals) for rivals in claims.values()]
+    return tuple(sorted(kept, key=lambda d: (-d.priority, d.vendor, d.kind, d.index)))
+
+
+def _identity(device: Device) -> tuple[str, str]:
+    """What makes two claims the same piece of hardware."""
+    if device.pci_address:
+        part = device.attributes.get("mig_instance", "")
+        return ("pci", f"{device.pci_address}/{part}")
+    return (device.vendor if device.kind != "cpu" else "cpu", device.torch_name)
+
+
+def _one_owner(known: Plugins, machine: Machine, rivals: list[Device]) -> Device:
+    """Of several claims on one device, the one whose plugin can also serve it."""
+    if len(rivals) == 1:
+        return rivals[0]
+    ranked = sorted(rivals, key=lambda d: (not _impls(known, d, machine), -d.priority, d.owner))
+    winner = ranked[0]
+    for loser in ranked[1:]:
+        if loser.owner != winner.owner:
+            known.fail(
+                loser.owner,
+                f"claims {winner.name} ({winner.torch_name}), which is {winner.owner}'s",
+            )
+    return winner
+
+
+def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
+    """What the device's owner and the plugins that detect nothing declare for it."""
+
+    def asked(name: str) -> bool:
+        return name == device.owner or not known.implements(name, "accel_detect")
+
+    answers = known.call("accel_capabilities", only=asked, device=device, machine=machine)
+    return [
+        dataclasses.replace(impl, owner=answer.owner)
+        for answer in answers
+        for impl in _checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
+    ]
+
+
+def _checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+    """`value` as a list of `kind`; a plugin that answers anything else is noted."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        known.fail(owner, f"answered {hook} with {_brief(value)}, not a list of {kind.__name__}")
+        return []
+    items = list(value)
+    wrong = [item for item in items if not isinstance(item, kind)]
+    if wrong:
+        known.fail(
+            owner, f"answered {hook} with {_brief(wrong[0])} in the list, not {kind.__name__}"
+        )
+        return []
+    return items
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _resolve(
+    known: Plugins,
+    machine: Machine,
+    device: str | None,
+    wanted: Mapping[str, Any],
+    strict: bool,
+    probe: bool = True,
+) -> tuple[Capabilities, tuple[Device, ...]]:
+    choices = _choices(wanted, machine)
+    found = detect(known, machine)
+    if device is not None and (error := known.error_of(device)) is not None:
+        raise error
+    chosen, notes = select(found, device, machine, lambda usable: _claim(known, machine, usable))
+    capabilities = Capabilities(
+        chosen,
+        _impls(known, chosen, machine),
+        machine,
+        prober=_prober(chosen, machine) if probe else None,
+        wanted=choices,
+        strict=strict,
+    )
+    for note in notes:
+        capabilities.note(note)
+    return capabilities, found
+
+
+def _claim(known: Plugins, machine: Machine, usable: Sequence[Device]) -> Device | None:
+    for answer in known.call("accel_select", devices=tuple(usable), machine=machine):
+        if answer.value is None:
+            continue
+        if any(answer.value == device for device in usable):
+            assert isinstance(answer.value, Device)
+            return answer.value
+        known.fail(
+            answer.owner, "answered accel_select with a device that is not one of those given"
+        )
+    return None
+
+
+def _prober(device: Device, machine: Machine) -> Prober | None:
+    if not machine.is_here or machine.env("ACCEL_PROBE") == "0" or machine.env("ACCEL_PROBING"):
+        return None
+    from accel.probing import Prober as Proving
+
+    return Proving(device, machine)
+
+
+def _plan(
+    known: Plugins, machine: Machine, capabilities: Capabilities, found: tuple[Device, ...]
+) -> Plan:
+    chosen = capabilities.choose(CHOICES.values())
+    answers = known.call(
+        "accel_patches", device=capabilities.device, capabilities=capabilities, machine=machine
+    )
+    patches = [
+        dataclasses.replace(patch, owner=answer.owner)
+        for answer in answers
+        for patch in _checked(known, answer.owner, "accel_patches", answer.value, Patch)
+    ]
+    names = {feature: None if best is None else best.name for feature, best in chosen.items()}
+    return Plan(
+        machine=machine.name,
+        here=machine.is_here,
+        device=capabilities.device,
+        devices=found,
+        decisions=capabilities.decisions,
+        attention=names[Feature.ATTENTION],
+        dtype=names[Feature.DTYPE],
+        collective=names[Feature.COLLECTIVE],
+        quant=tuple(d.name for d in capabilities.of(Feature.QUANT) if d.accepted),
+        patches=tuple(patches),
+        plugins=known.infos,
+        notes=(*known.failures, *capabilities.notes),
+    )
+
+
+def _choices(wanted: Mapping[str, Any], machine: Machine) -> dict[Feature, str]:
+    """The user's choices by feature: arguments first, then `ACCEL_ATTENTION` and its like."""
+    for name in wanted:
+        if name not in CHOICES:
+            close = difflib.get_close_matches(name, CHOICES, n=1)
+            raise InputError(
+                f"{name!r} is nothing that can be chosen"
+                + (f"; did you mean {close[0]!r}?" if close else ""),
+                found=f"{name}={wanted[name]!r}",
+                remedy=f"one of: {', '.join(CHOICES)}",
+            )
+    asked = {name: wanted.get(name) or machine.env(f"ACCEL_{name.upper()}") for name in CHOICES}
+    return {CHOICES[name]: _choice_name(value) for name, value in asked.items() if value}
+
+
+def _choice_name(value: Any) -> str:
+    text = str(value).removeprefix("torch.")
+    return _DTYPE_NAMES.get(text, text)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")

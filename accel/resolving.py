@@ -1,0 +1,260 @@
+"""declared ∩ installed ∩ probed: what can really be had on a device, and why not the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from accel.errors import CapabilityUnavailable
+from accel.machine import Machine
+from accel.values import Decision, Device, Feature, Impl, Level, Note, Stage
+
+logger = logging.getLogger("accel")
+
+
+class ProbeOutcome(Protocol):
+    """What a prober says of one implementation."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def detail(self) -> str: ...
+
+
+Prober = Callable[[Sequence[Impl]], Mapping[str, ProbeOutcome]]
+
+
+def key_of(impl: Impl) -> str:
+    """How a prober calls an implementation: `feature:name`."""
+    return f"{impl.feature.value}:{impl.name}"
+
+
+@functools.cache
+def _requirement(text: str) -> tuple[str, Callable[[str], bool], bool]:
+    """A PEP 508 requirement as (name, does a version meet it, does its marker hold here)."""
+    from packaging.requirements import Requirement
+
+    parsed = Requirement(text)
+    applies = parsed.marker is None or parsed.marker.evaluate()
+    return (
+        parsed.name,
+        lambda version: parsed.specifier.contains(version, prereleases=True),
+        applies,
+    )
+
+
+def unmet(impl: Impl, machine: Machine) -> str | None:
+    """The first of an implementation's requirements that the machine does not meet, in words."""
+    for text in impl.requires:
+        name, meets, applies = _requirement(text)
+        if not applies:
+            continue
+        version = machine.version(name)
+        if version is None:
+            return f"needs {text}, which is not installed{_because(impl)}"
+        if not meets(version):
+            return f"needs {text}, found {version}{_because(impl)}"
+    return None
+
+
+def _because(impl: Impl) -> str:
+    return f": {impl.because}" if impl.because else ""
+
+
+def resolve(impl: Impl, machine: Machine) -> Decision:
+    """The Decision on `impl` from what is declared and installed; nothing is run."""
+    if impl.unavailable is not None:
+        return Decision(impl=impl, accepted=False, stage=Stage.DECLARED, reason=impl.unavailable)
+    missing = unmet(impl, machine)
+    if missing is not None:
+        return Decision(impl=impl, accepted=False, stage=Stage.INSTALLED, reason=missing)
+    reason = impl.note or ("declared and installed" if impl.requires else "declared")
+    return Decision(impl=impl, accepted=True, stage=Stage.INSTALLED, reason=reason)
+
+
+class Capabilities:
+    """What a device can do. Implementations are probed when first needed, and only then.
+
+    `wanted` are the user's own choices by feature; `strict` makes `settle` refuse instead of
+    going down. Without a `prober` (a recorded machine, or probing switched off) decisions stay
+    at what is declared and installed.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        impls: Iterable[Impl],
+        machine: Machine,
+        *,
+        prober: Prober | None = None,
+        wanted: Mapping[Feature, str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.device = device
+        self.strict = strict
+        self.wanted: Mapping[Feature, str] = dict(wanted or {})
+        self._prober = prober
+        self._notes: list[Note] = []
+        ordered = sorted(
+            impls, key=lambda i: (list(Feature).index(i.feature), -i.priority, i.name, i.owner)
+        )
+        self._decisions = [resolve(impl, machine) for impl in ordered]
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Every decision as known so far, best first within a feature."""
+        return tuple(self._decisions)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        return tuple(self._notes)
+
+    def of(self, feature: Feature) -> tuple[Decision, ...]:
+        """The decisions on one feature, best first."""
+        return tuple(decision for decision in self._decisions if decision.feature is feature)
+
+    def best(self, feature: Feature) -> Decision | None:
+        """The user's choice, or else the accepted implementation with the highest priority."""
+        return self.choose([feature])[feature]
+
+    def choose(self, features: Iterable[Feature]) -> dict[Feature, Decision | None]:
+        """`best` of several features, probing the candidates of all of them together."""
+        chosen: dict[Feature, Decision | None] = {}
+        open_features = list(features)
+        while open_features:
+            candidates = {feature: self._candidate(feature) for feature in open_features}
+            self._prove([d for d in candidates.values() if d is not None])
+            for feature, decision in candidates.items():
+                now = None if decision is None else self._now(decision)
+                if now is None or now.accepted:
+                    chosen[feature] = now
+                    open_features.remove(feature)
+        return chosen
+
+    def find(self, feature: Feature, name: str) -> Decision | None:
+        """The decision on an implementation by name, probed if need be; None if never declared."""
+        for decision in [d for d in self.of(feature) if d.name == name]:
+            self._prove([decision])
+            if self._now(decision).accepted:
+                return self._now(decision)
+        return next((d for d in self.of(feature) if d.name == name), None)
+
+    def supports(self, feature: Feature, name: str) -> bool:
+        """Whether the implementation can be had."""
+        found = self.find(feature, name)
+        return found is not None and found.accepted
+
+    def require(self, feature: Feature, name: str) -> Decision:
+        """The accepted decision, or CapabilityUnavailable with every reason."""
+        found = self.find(feature, name)
+        if found is not None and found.accepted:
+            return found
+        raise self._unavailable(feature, name)
+
+    def settle(self, feature: Feature, wanted: str, *, asked_by: str) -> str:
+        """What a library that asks for `wanted` shall use.
+
+        `wanted` where it can be had; else, under `strict`, CapabilityUnavailable; else the best
+        there is, with a line in the report. What the user chose in `auto()` comes before both.
+        """
+        own = self.wanted.get(feature)
+        if own is not None:
+            if own != wanted:
+                self.note(
+                    self._downgrade(
+                        asked_by, wanted, own, f"{own} was asked for in auto()", Level.INFO
+                    )
+                )
+            return own
+        found = self.find(feature, wanted)
+        if found is not None and found.accepted:
+            return wanted
+        best = self.best(feature)
+        if self.strict or best is None:
+            raise self._unavailable(feature, wanted, asked_by)
+        reason = (
+            found.reason
+            if found is not None
+            else f"{self.device.name} has no {feature.value} of that name"
+        )
+        self.note(self._downgrade(asked_by, wanted, best.name, reason, Level.DOWNGRADE))
+        return best.name
+
+    def note(self, note: Note) -> None:
+        """Add a line to the report, once; warnings and downgrades are logged too."""
+        if note in self._notes:
+            return
+        self._notes.append(note)
+        if note.level is not Level.INFO:
+            logger.warning("%s: %s", note.subject, note.message)
+
+    def prove_all(self) -> None:
+        """Probe every implementation that is still in question."""
+        self._prove(self._decisions)
+
+    def _candidate(self, feature: Feature) -> Decision | None:
+        own = self.wanted.get(feature)
+        if own is not None:
+            return self.require(feature, own)
+        return next((decision for decision in self.of(feature) if decision.accepted), None)
+
+    def _now(self, decision: Decision) -> Decision:
+        """The present state of a decision that may have been probed since."""
+        return next(d for d in self._decisions if d.impl is decision.impl)
+
+    def _prove(self, decisions: Sequence[Decision]) -> None:
+        if self._prober is None:
+            return
+        due = [
+            d
+            for d in decisions
+            if d.accepted and d.stage is not Stage.PROBED and d.impl.probe is not None
+        ]
+        while due:
+            batch = {key_of(d.impl): d for d in reversed(due)}
+            outcomes = self._prober([d.impl for d in batch.values()])
+            for key, decision in batch.items():
+                self._settle_probe(decision, outcomes[key])
+            due = [d for d in due if d not in batch.values()]
+
+    def _settle_probe(self, decision: Decision, outcome: ProbeOutcome) -> None:
+        index = next(i for i, d in enumerate(self._decisions) if d.impl is decision.impl)
+        self._decisions[index] = dataclasses.replace(
+            decision, accepted=outcome.passed, stage=Stage.PROBED, reason=outcome.detail
+        )
+
+    def _downgrade(self, asked_by: str, wanted: str, used: str, reason: str, level: Level) -> Note:
+        return Note(
+            level=level,
+            subject=asked_by,
+            message=f"{wanted} was asked for, {used} is used on {self.device.name}: {reason}",
+            remedy="" if level is Level.INFO else "strict=True makes this an error",
+        )
+
+    def _unavailable(
+        self, feature: Feature, name: str, asked_by: str = ""
+    ) -> CapabilityUnavailable:
+        decisions = self.of(feature)
+        accepted = [d.name for d in decisions if d.accepted]
+        known = [d.name for d in decisions]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if name not in known and close else ""
+        own = [d for d in decisions if d.name == name]
+        missing = next((d for d in own if d.stage is Stage.INSTALLED), None)
+        remedy = f"{feature.value}={accepted[0]!r}" if accepted else "accel explain"
+        if missing is not None and missing.impl.requires:
+            remedy = "pip install " + " ".join(f"'{text}'" for text in missing.impl.requires)
+        return CapabilityUnavailable(
+            f"{feature.value} {name!r}{f' (asked for by {asked_by})' if asked_by else ''} "
+            f"cannot be had on {self.device.name} ({self.device.arch}){hint}",
+            found=", ".join(accepted) or f"no {feature.value} at all",
+            remedy=remedy,
+            reasons=[
+                f"{d.name}: {d.stage.value}: {d.reason}" for d in own or decisions if not d.accepted
+            ],
+        )

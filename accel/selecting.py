@@ -1,0 +1,137 @@
+"""Chooses the device: as asked, then `ACCEL_DEVICE`, then a plugin's claim, then priority."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
+from accel.machine import Machine
+from accel.values import Device, Level, Note
+
+Claim = Callable[[Sequence[Device]], Device | None]
+
+
+def names_of(device: Device) -> frozenset[str]:
+    """Everything a device may be called, in lower case."""
+    names = {
+        device.torch_name,
+        f"{device.kind}:{device.index}",
+        device.kind,
+        device.vendor,
+        device.family,
+        device.arch,
+        device.owner,
+        device.name,
+    }
+    return frozenset(name.lower() for name in names if name)
+
+
+def select(
+    devices: Sequence[Device], wanted: str | None, machine: Machine, claim: Claim
+) -> tuple[Device, tuple[Note, ...]]:
+    """The one device to use, and what is worth saying about the choice.
+
+    Raises UnknownDevice, AmbiguousDevice, or NoDevice where the device asked for is there but
+    torch cannot use it.
+    """
+    if not devices:
+        raise NoDevice(
+            "no device was found, not even the host processor",
+            found="no plugin answered for this machine",
+            remedy="accel plugins",
+        )
+    wanted = wanted or machine.env("ACCEL_DEVICE") or None
+    if wanted is not None:
+        return _named(devices, wanted, machine), ()
+    usable = [device for device in devices if device.usable]
+    if not usable:
+        raise _unusable("no device here can be used by torch", devices)
+    claimed = claim(usable)
+    chosen = claimed or _of_this_rank(_best_first(usable), machine)
+    return chosen, (*_passed_over(chosen, devices), *_alternatives(chosen, usable, claimed))
+
+
+def _best_first(devices: Sequence[Device]) -> list[Device]:
+    return sorted(devices, key=lambda device: (-device.priority, device.kind, device.index))
+
+
+def _of_this_rank(devices: Sequence[Device], machine: Machine) -> Device:
+    """Of equal devices, the one that `LOCAL_RANK` says; torchrun starts one process a device."""
+    first = devices[0]
+    rank = machine.env("LOCAL_RANK") or ""
+    peers = [
+        device for device in devices if (device.vendor, device.kind) == (first.vendor, first.kind)
+    ]
+    if rank.isdecimal() and peers:
+        return next((device for device in peers if device.index == int(rank)), first)
+    return first
+
+
+def _named(devices: Sequence[Device], wanted: str, machine: Machine) -> Device:
+    key = wanted.strip().lower()
+    matches = [device for device in devices if key in names_of(device)]
+    if not matches:
+        known = sorted(set().union(*(names_of(device) for device in devices)))
+        close = difflib.get_close_matches(key, known, n=1)
+        here = ", ".join(sorted({f"{d.torch_name} ({d.vendor} {d.arch})" for d in devices}))
+        raise UnknownDevice(
+            f"no device is called {wanted!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            found=here,
+            remedy="accel devices",
+        )
+    usable = [device for device in matches if device.usable]
+    if not usable:
+        raise _unusable(f"device {wanted!r} is here, but torch cannot use it", matches)
+    if len({device.vendor for device in usable}) > 1:
+        choices = sorted({device.vendor for device in usable})
+        raise AmbiguousDevice(
+            f"{wanted!r} is the name of devices of several vendors",
+            found=", ".join(choices),
+            remedy=f"device={choices[0]!r}",
+        )
+    ordered = _best_first(usable)
+    return ordered[0] if ":" in key else _of_this_rank(ordered, machine)
+
+
+def _unusable(wanted: str, devices: Sequence[Device]) -> NoDevice:
+    first = devices[0]
+    return NoDevice(
+        wanted,
+        found="; ".join(dict.fromkeys(f"{d.name}: {d.problem}" for d in devices)),
+        remedy=first.remedy or "accel doctor",
+    )
+
+
+def _passed_over(chosen: Device, devices: Sequence[Device]) -> list[Note]:
+    """Devices that are better than the chosen one and cannot be used: never silent."""
+    lost = [d for d in devices if not d.usable and d.priority > chosen.priority]
+    seen = dict.fromkeys((d.vendor, d.name, d.problem, d.remedy) for d in lost)
+    return [
+        Note(
+            level=Level.WARNING,
+            subject=f"device {name}",
+            message=f"{sum(d.name == name for d in lost)} x {name} ({vendor}) is here, unused: "
+            f"{problem}. Going on with {chosen.torch_name} ({chosen.name}).",
+            remedy=remedy or "accel doctor",
+        )
+        for vendor, name, problem, remedy in seen
+    ]
+
+
+def _alternatives(chosen: Device, usable: Sequence[Device], claimed: Device | None) -> list[Note]:
+    others = {
+        d.vendor: d
+        for d in usable
+        if d.vendor != chosen.vendor and d.kind != "cpu" and d.priority > 0
+    }
+    why = "a plugin claimed it" if claimed else "it has the higher priority"
+    return [
+        Note(
+            level=Level.INFO,
+            subject=f"device {chosen.torch_name}",
+            message=f"{chosen.name} was chosen over {other.name} ({vendor}): {why}",
+            remedy=f"device={vendor!r} chooses the other",
+        )
+        for vendor, other in sorted(others.items())
+    ]
