@@ -216,7 +216,9 @@ class Capabilities:
             if d.accepted and d.stage is not Stage.PROBED and d.impl.probe is not None
         ]
         while due:
-            batch = {key_of(d.impl): d for d in reversed(due)}
+            batch: dict[str, Decision] = {}
+            for decision in due:
+                batch.setdefault(key_of(decision.impl), decision)
             outcomes = self._prober([d.impl for d in batch.values()])
             for key, decision in batch.items():
                 self._settle_probe(decision, outcomes[key])

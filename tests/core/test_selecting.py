@@ -1,0 +1,102 @@
+"""Which device is used, and what is said about the ones that are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes import HOST, FakeMachine, device
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
+from accel.selecting import names_of, select
+from accel.values import Device, Level
+
+CARDS = tuple(device(index=i) for i in range(4))
+
+
+def pick(devices: Any, wanted: str | None = None, claim: Device | None = None, **env: str) -> Any:
+    return select(devices, wanted, FakeMachine(variables=env), lambda usable: claim)
+
+
+def test_the_highest_priority_wins_and_the_host_comes_last() -> None:
+    chosen, notes = pick((HOST, *CARDS))
+    assert chosen == CARDS[0]
+    assert notes == ()
+
+
+def test_a_rank_takes_the_device_of_its_number() -> None:
+    assert pick((HOST, *CARDS), LOCAL_RANK="2")[0].index == 2
+    assert pick((HOST, *CARDS), LOCAL_RANK="9")[0].index == 0
+    assert pick((HOST, *CARDS), "acme", LOCAL_RANK="3")[0].index == 3
+    assert pick((HOST, *CARDS), "acme:1", LOCAL_RANK="3")[0].index == 1
+
+
+def test_the_order_is_argument_then_variable_then_claim_then_priority() -> None:
+    everything: dict[str, Any] = {"claim": CARDS[3]}
+    assert pick((HOST, *CARDS), "acme:1", ACCEL_DEVICE="acme:2", **everything)[0].index == 1
+    assert pick((HOST, *CARDS), ACCEL_DEVICE="acme:2", **everything)[0].index == 2
+    assert pick((HOST, *CARDS), **everything)[0].index == 3
+    assert pick((HOST, *CARDS))[0].index == 0
+
+
+@given(st.sampled_from(sorted(names_of(CARDS[2]))), st.booleans())
+def test_every_name_of_a_device_finds_one_like_it(name: str, upper: bool) -> None:
+    chosen, _ = pick((HOST, *CARDS), name.upper() if upper else name)
+    assert chosen in CARDS
+
+
+@given(st.text(max_size=20))
+def test_any_other_name_is_unknown_and_lists_what_is_here(name: str) -> None:
+    known = names_of(HOST).union(*(names_of(card) for card in CARDS))
+    if name.strip().lower() in known or not name:
+        return
+    with pytest.raises(UnknownDevice) as caught:
+        pick((HOST, *CARDS), name)
+    assert "acme:0" in str(caught.value)
+    assert "accel devices" in str(caught.value)
+
+
+def test_a_near_miss_is_suggested() -> None:
+    with pytest.raises(UnknownDevice, match="did you mean 'acme:1'"):
+        pick((HOST, *CARDS), "acne:1")
+
+
+def test_one_name_for_two_vendors_is_ambiguous() -> None:
+    rival = device(vendor="rival", name="Rival", pci_address="1")
+    with pytest.raises(AmbiguousDevice, match="acme, rival"):
+        pick((CARDS[0], rival), "acme:0")
+    assert pick((CARDS[0], rival), "rival")[0] == rival
+
+
+def test_a_device_that_torch_cannot_use_is_never_passed_over_in_silence() -> None:
+    lost = device(problem="its driver is missing", remedy="install the driver")
+    chosen, notes = pick((lost, HOST))
+    assert chosen == HOST
+    (note,) = notes
+    assert note.level is Level.WARNING
+    assert "its driver is missing" in note.message
+    assert note.remedy == "install the driver"
+
+
+def test_a_device_that_torch_cannot_use_is_an_error_where_asked_for() -> None:
+    lost = device(problem="its driver is missing", remedy="install the driver")
+    with pytest.raises(NoDevice) as caught:
+        pick((lost, HOST), "acme")
+    assert caught.value.remedy == "install the driver"
+    assert "its driver is missing" in str(caught.value)
+
+
+def test_another_vendors_card_in_the_box_is_mentioned() -> None:
+    rival = device(vendor="rival", name="Rival", priority=50)
+    chosen, notes = pick((CARDS[0], rival, HOST))
+    assert chosen == CARDS[0]
+    assert [(n.level, n.remedy) for n in notes] == [
+        (Level.INFO, "device='rival' chooses the other")
+    ]
+
+
+def test_nothing_at_all_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(NoDevice, match="accel plugins"):
+        pick(())
