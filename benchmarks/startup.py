@@ -1,0 +1,88 @@
+"""What accel costs at start-up, each figure the median of whole new interpreters.
+
+    python benchmarks/startup.py [--runs 9] [--json FILE]
+
+Rows: an empty interpreter, `import accel`, `accel.devices()`, the `accel devices` command, and
+`import torch` with and without a warm `accel.auto()` behind it. Report the ratios, not the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+CASES = {
+    "empty interpreter": [sys.executable, "-c", "pass"],
+    "import accel": [sys.executable, "-c", "import accel"],
+    "accel.devices()": [sys.executable, "-c", "import accel; accel.devices()"],
+    "accel devices (command)": [sys.executable, "-m", "accel", "devices"],
+    "import torch": [sys.executable, "-c", "import torch"],
+    "import torch; accel.auto()": [sys.executable, "-c", "import torch, accel; accel.auto()"],
+}
+
+
+def seconds(command: Sequence[str]) -> float:
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def measure(runs: int) -> dict[str, list[float]]:
+    """Seconds of each case, in turn, so that a drift of the machine falls on all of them alike."""
+    for command in CASES.values():
+        seconds(command)
+    taken: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(runs):
+        for name, command in CASES.items():
+            taken[name].append(seconds(command))
+    return taken
+
+
+def inside_auto() -> float:
+    """Seconds that a warm `auto()` itself takes in an interpreter that has torch imported."""
+    code = (
+        "import time, torch; t = time.perf_counter(); import accel; accel.auto();"
+        "print(time.perf_counter() - t)"
+    )
+    return statistics.median(
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+        for _ in range(5)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    taken = measure(options.runs)
+    median = {name: statistics.median(values) for name, values in taken.items()}
+    for name, values in taken.items():
+        print(
+            f"{name:28} {median[name] * 1e3:8.1f} ms   ({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f})"
+        )
+    over = (median["accel.devices()"] - median["empty interpreter"]) * 1e3
+    pairs = [
+        (b - a) / a
+        for a, b in zip(taken["import torch"], taken["import torch; accel.auto()"], strict=True)
+    ]
+    auto = inside_auto()
+    print(f"devices() over an empty interpreter: {over:.1f} ms")
+    print(f"warm auto() over import torch, pair by pair: {statistics.median(pairs):+.1%}")
+    print(
+        f"warm auto() by its own clock: {auto * 1e3:.1f} ms, {auto / median['import torch']:.1%} of import torch"
+    )
+    if options.json:
+        options.json.write_text(
+            json.dumps({"runs": taken, "auto": auto}, indent=1), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

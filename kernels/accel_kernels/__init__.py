@@ -1,0 +1,1 @@
+"""Quantised-weight linear layers for every device: formats and operators."""

@@ -1,0 +1,76 @@
+"""Small unsigned integers in 32-bit words: the one thing all checkpoint formats share.
+
+Value `i` of a run stands at bit `bits * i`, counted from the lowest bit of the first word on; a
+3-bit value may straddle two words, so that 32 values take exactly 3 words.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+BITS = (2, 3, 4, 8)
+WORD = 32
+
+
+def run_length(bits: int) -> int:
+    """The fewest values that fill whole words: 16, 32, 8 or 4 for 2, 3, 4 or 8 bits."""
+    return math.lcm(bits, WORD) // bits
+
+
+def words_for(count: int, bits: int) -> int:
+    """Words that `count` values take; the last run is padded with zeros."""
+    return -(-count // run_length(bits)) * run_length(bits) * bits // WORD
+
+
+def unpack(words: torch.Tensor, bits: int, count: int, dim: int) -> torch.Tensor:
+    """int32 words -> uint8 values along `dim`, the first `count` of them.
+
+    Raises ValueError where `words` is too short for `count`.
+    """
+    words = words.movedim(dim, -1).to(torch.int32)
+    held = words.shape[-1] * WORD // bits
+    if held < count:
+        raise ValueError(f"{words.shape[-1]} words hold {held} values of {bits} bits, not {count}")
+    mask = (1 << bits) - 1
+    if WORD % bits == 0:
+        shifts = torch.arange(0, WORD, bits, dtype=torch.int32, device=words.device)
+        values = (words.unsqueeze(-1) >> shifts) & mask
+    else:
+        values = _straddling(words, bits, mask)
+    flat = values.to(torch.uint8).flatten(-2)[..., :count]
+    return flat.movedim(-1, dim).contiguous()
+
+
+def _straddling(words: torch.Tensor, bits: int, mask: int) -> torch.Tensor:
+    """Values of a width that does not divide 32, run by run of whole words."""
+    per_run = run_length(bits) * bits // WORD
+    runs = words.unflatten(-1, (-1, per_run)).to(torch.int64) & 0xFFFFFFFF
+    start = torch.arange(run_length(bits), device=words.device) * bits
+    word, shift = start // WORD, start % WORD
+    low = runs[..., word] >> shift
+    following = (word + 1).clamp(max=per_run - 1)
+    high = runs[..., following] << (WORD - shift)
+    return (low | high) & mask
+
+
+def pack(values: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Values below 2**bits along `dim` -> int32 words, the last run padded with zeros."""
+    moved = values.movedim(dim, -1)
+    count = moved.shape[-1]
+    run = run_length(bits)
+    padding = -count % run
+    padded = torch.nn.functional.pad(moved.to(torch.uint8), (0, padding))
+    runs = padded.unflatten(-1, (-1, run)).to(torch.int64)
+    per_run = run * bits // WORD
+    words = torch.zeros((*runs.shape[:-1], per_run), dtype=torch.int64, device=values.device)
+    for index in range(run):
+        word, shift = divmod(index * bits, WORD)
+        words[..., word] |= runs[..., index] << shift
+        if shift + bits > WORD:
+            words[..., word + 1] |= runs[..., index] >> (WORD - shift)
+    words &= 0xFFFFFFFF
+    # Words from 2**31 on are the negative numbers of int32.
+    signed = torch.where(words >= 1 << 31, words - (1 << 32), words)
+    return signed.to(torch.int32).flatten(-2).movedim(-1, dim).contiguous()

@@ -1,0 +1,166 @@
+"""The way of a call: what `auto()` and `plan()` promise, on the machine that is here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import accel
+from accel import pipeline
+from accel.errors import AccelError, CapabilityUnavailable, InputError, UnknownDevice
+from accel.planning import Plan
+from accel.values import Feature, Patch
+from fakes import FakeMachine, candidate, host_plugin, plugin, plugins_of
+
+
+@pytest.fixture
+def own_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[list[Patch]]:
+    """A process in which only the host plugin and one patching plugin are installed."""
+    patches: list[Patch] = []
+    told: list[Any] = []
+
+    def patching(device: Any, capabilities: Any, machine: Any) -> list[Patch]:
+        return list(patches)
+
+    known = plugins_of(
+        candidate("host", host_plugin(), "accel-hal"),
+        candidate("patcher", plugin(patches=patching, report=lambda report: told.append(report))),
+    )
+    monkeypatch.setattr(pipeline, "_plugins", known)
+    monkeypatch.setattr(pipeline, "_current", None)
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path))
+    yield patches
+    if pipeline._current is not None:
+        pipeline._current.revert()
+
+
+def double(original: Any) -> Any:
+    def doubled(text: str) -> Any:
+        return original(text) * 2
+
+    return doubled
+
+
+DOUBLING = Patch(target="json:loads", replace=double, reason="a test wants it", until="never")
+
+
+def test_auto_applies_once_and_revert_restores(own_plugins: list[Patch]) -> None:
+    own_plugins.append(DOUBLING)
+    original = json.loads
+
+    report = accel.auto()
+    assert json.loads("2") == 4
+    assert accel.auto(device="anything") is report
+    assert json.loads("2") == 4
+    assert accel.current() is report
+    assert [entry.state for entry in report.entries] == ["applied"]
+
+    report.revert()
+    assert json.loads is original
+    assert report.reverted
+    report.revert()
+    with pytest.raises(AccelError, match=r"accel\.auto\(\)"):
+        accel.current()
+    again = accel.auto()
+    assert again is not report
+    assert json.loads("2") == 4
+
+
+def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
+    torch = pytest.importorskip("torch")
+    report = accel.auto()
+    assert report.torch_device == torch.device("cpu")
+    assert report.dtype == torch.float32
+    assert (report.attention, report.collective) == ("sdpa", "gloo")
+    assert report.capabilities.supports(Feature.ATTENTION, "eager")
+    assert "sdpa" in str(report)
+    assert "<" in report._repr_html_()
+    assert json.loads(report.explain("json"))["plan"]["attention"] == "sdpa"
+
+
+def test_apply_false_only_looks(own_plugins: list[Patch]) -> None:
+    own_plugins.append(DOUBLING)
+    original = json.loads
+    assert accel.auto(apply=False).entries == ()
+    assert json.loads is original
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"device": "nosuch"}, UnknownDevice),
+        ({"attention": "nosuch"}, CapabilityUnavailable),
+        ({"dtype": "bfloat16"}, CapabilityUnavailable),
+        ({"attenion": "sdpa"}, InputError),
+    ],
+)
+def test_what_cannot_be_had_changes_nothing(
+    own_plugins: list[Patch], arguments: dict[str, str], error: type[AccelError]
+) -> None:
+    own_plugins.append(DOUBLING)
+    original, environ, finders = json.loads, dict(os.environ), list(sys.meta_path)
+    with pytest.raises(error):
+        accel.auto(**arguments)  # type: ignore[arg-type]
+    assert json.loads is original
+    assert (dict(os.environ), list(sys.meta_path)) == (environ, finders)
+    with pytest.raises(AccelError):
+        accel.current()
+
+
+def test_choices_come_from_the_variables_too(
+    own_plugins: list[Patch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCEL_ATTENTION", "eager")
+    assert accel.plan().attention == "eager"
+    assert accel.plan(attention="sdpa").attention == "sdpa"
+    monkeypatch.setenv("ACCEL_DTYPE", "fp32")
+    assert accel.plan().dtype == "float32"
+
+
+def test_a_dtype_may_be_given_as_torch_has_it(own_plugins: list[Patch]) -> None:
+    torch = pytest.importorskip("torch")
+    assert accel.plan(dtype=torch.float32).dtype == "float32"
+    with pytest.raises(CapabilityUnavailable, match="no such unit"):
+        accel.plan(dtype=torch.bfloat16)
+
+
+def test_a_plan_is_pure_and_survives_json(own_plugins: list[Patch]) -> None:
+    own_plugins.append(DOUBLING)
+    plan = accel.plan()
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == accel.plan() == plan
+    assert [patch.reason for patch in again.patches] == ["a test wants it"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_what_is_not_a_plan_is_refused_for_people(document: Any) -> None:
+    with pytest.raises(InputError, match="accel plan --json"):
+        Plan.from_json(document)
+
+
+@given(st.data())
+def test_a_damaged_plan_is_refused_for_people(data: st.DataObject) -> None:
+    known = plugins_of(candidate("host", host_plugin(), "accel-hal"))
+    machine = FakeMachine()
+    capabilities, found = pipeline._resolve(known, machine, None, {}, strict=False)
+    document = pipeline._plan(known, machine, capabilities, found).to_json()
+    key = data.draw(st.sampled_from(["device", "decisions", "plugins", "notes", "devices"]))
+    document[key] = data.draw(st.sampled_from([7, "x", [7], {"no": 1}, [{"no": 1}]]))
+    with pytest.raises(InputError):
+        Plan.from_json(document)
