@@ -81,7 +81,7 @@ def auto(
 ) -> Report:
     """Find the device, choose for it, repair the libraries, and say so in a Report.
 
-    `device` is a torch device (`cuda:1`), a vendor, family, architecture or plugin name.
+    `device` is a torch device (`cpu`), a vendor, family, architecture or plugin name.
     `wanted` are `attention`, `dtype` and `collective` by name: each is had, or
     CapabilityUnavailable says why not. Under `strict` what a library asks for later and the
     device lacks is that error too, instead of a downgrade with a line in the report.

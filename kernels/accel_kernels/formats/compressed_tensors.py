@@ -64,7 +64,8 @@ def _zeros(
 ) -> torch.Tensor:
     stored = tensors.get("weight_zero_point")
     if stored is None:
-        return torch.full((groups, out_features), 1 << (bits - 1), dtype=torch.uint8)
+        device = tensors["weight_packed"].device
+        return torch.full((groups, out_features), 1 << (bits - 1), dtype=torch.uint8, device=device)
     words = packing.words_for(out_features, bits)
     expect_shape(f"{name}.weight_zero_point", stored, (words, groups), integer=True)
     return packing.unpack(stored, bits, out_features, dim=0).t()
@@ -88,4 +89,34 @@ def write(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
         tensors["weight_zero_point"] = packing.pack(zeros.t(), weight.bits, dim=0)
     if weight.g_idx is not None:
         tensors["weight_g_idx"] = weight.g_idx
+    return tensors
+
+
+def empty(
+    *,
+    bits: int,
+    group_size: int,
+    in_features: int,
+    out_features: int,
+    scales_dtype: torch.dtype,
+    device: torch.device | str,
+    asymmetric: bool = False,
+    act_order: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Tensors of the right shapes and dtypes to load a checkpoint's into."""
+    size = in_features if group_size in (-1, 0) else group_size
+    groups = -(-in_features // size)
+    k_words = packing.words_for(in_features, bits)
+    tensors = {
+        "weight_packed": torch.zeros(out_features, k_words, dtype=torch.int32, device=device),
+        "weight_scale": torch.zeros(out_features, groups, dtype=scales_dtype, device=device),
+        "weight_shape": torch.zeros(2, dtype=torch.int64, device=device),
+    }
+    if asymmetric:
+        n_words = packing.words_for(out_features, bits)
+        tensors["weight_zero_point"] = torch.zeros(
+            n_words, groups, dtype=torch.int32, device=device
+        )
+    if act_order:
+        tensors["weight_g_idx"] = torch.zeros(in_features, dtype=torch.int32, device=device)
     return tensors

@@ -1,0 +1,1 @@
+"""Where the quantised layers take their place in other libraries."""
