@@ -3,20 +3,20 @@
     schema = 1
 
     [sources]                       # short name -> where it can be looked up
-    sdp_utils = "pytorch:aten/src/ATen/native/transformers/cuda/sdp_utils.cpp@v2.13"
+    handbook = "Acme handbook, chapter 3, 2026 edition"
 
     [implementations.attention.flash_attention_2]   # what holds wherever it can be had
     priority = 60
     requires = ["flash-attn>=2.5.6"]
     probe = { function = "accel.probes:attention_kernel", arguments = { kernel = "..." } }
 
-    [arch.sm_90]
-    family = "hopper"
-    like = "sm_80"                  # optional: start from another architecture's facts
+    [arch.x2]
+    family = "second"
+    like = "x1"                     # optional: start from another architecture's facts
     memory_model = "discrete"       # any further key is kept in `ArchFacts.extra`
 
-    [arch.sm_90.attention]          # a table for each Feature: dtype, quant, collective, op too
-    flash_attention_2 = { source = "fa_readme" }
+    [arch.x2.attention]             # a table for each Feature: dtype, quant, collective, op too
+    flash_attention_2 = { source = "handbook" }
     flash_attention_3 = { unavailable = "why not", source = "..." }
 
 An entry of an architecture overrides the implementation's fields one by one. An implementation

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
+import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +16,7 @@ from accel.errors import AccelError, InputError
 from accel.loading import Plugins
 from accel.machine import Machine, ThisMachine
 from accel.planning import Plan
-from accel.resolving import Capabilities, Prober
+from accel.resolving import Capabilities, Prober, logger
 from accel.selecting import select
 from accel.values import Device, Feature, Impl, Patch, PluginInfo
 
@@ -249,7 +251,21 @@ def _prober(device: Device, machine: Machine) -> Prober | None:
         return None
     from accel.probing import Prober as Proving
 
-    return Proving(device, machine)
+    return Proving(device, machine, progress=_teller(device))
+
+
+def _teller(device: Device) -> Callable[[str], None]:
+    """Says that probes are run: to whoever listens to the log, else once on stderr."""
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(line)
+        elif not told:
+            told.append(line)
+            print(f"accel: trying what {device.name} can do; this is remembered", file=sys.stderr)
+
+    return tell
 
 
 def _plan(

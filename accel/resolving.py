@@ -220,6 +220,8 @@ class Capabilities:
             for decision in due:
                 batch.setdefault(key_of(decision.impl), decision)
             outcomes = self._prober([d.impl for d in batch.values()])
+            for note in getattr(self._prober, "notes", ()):
+                self.note(note)
             for key, decision in batch.items():
                 self._settle_probe(decision, outcomes[key])
             due = [d for d in due if d not in batch.values()]

@@ -104,8 +104,13 @@ def _unusable(wanted: str, devices: Sequence[Device]) -> NoDevice:
 
 
 def _passed_over(chosen: Device, devices: Sequence[Device]) -> list[Note]:
-    """Devices that are better than the chosen one and cannot be used: never silent."""
-    lost = [d for d in devices if not d.usable and d.priority > chosen.priority]
+    """Devices that might have been chosen and cannot be used: never silent."""
+    lost = [
+        d
+        for d in devices
+        if not d.usable
+        and (d.priority > chosen.priority or (d.vendor != chosen.vendor and d.kind != "cpu"))
+    ]
     seen = dict.fromkeys((d.vendor, d.name, d.problem, d.remedy) for d in lost)
     return [
         Note(

@@ -15,6 +15,13 @@ from a third party, or by reasoning from a relative."""
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+def _empty() -> Mapping[str, Any]:
+    # A factory because a mapping proxy has no hash before Python 3.12, and dataclasses want one.
+    return EMPTY
+
+
+
+
 class Feature(str, enum.Enum):
     """What an implementation is an implementation of. Small and closed on purpose."""
 
@@ -66,7 +73,7 @@ class Device:
     priority: int = 0
     problem: str | None = None
     remedy: str | None = None
-    attributes: Mapping[str, Any] = dataclasses.field(default=EMPTY, hash=False)
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
     owner: str = ""
 
     @property
@@ -88,7 +95,7 @@ class Probe:
     """
 
     function: str
-    arguments: Mapping[str, Any] = dataclasses.field(default=EMPTY, hash=False)
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
     seconds: float = 60.0
 
 
@@ -112,7 +119,7 @@ class Impl:
     note: str = ""
     source: str = ""
     confidence: Confidence = "documented"
-    limits: Mapping[str, Any] = dataclasses.field(default=EMPTY, hash=False)
+    limits: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
     owner: str = ""
 
 

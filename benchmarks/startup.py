@@ -64,9 +64,8 @@ def main() -> None:
     taken = measure(options.runs)
     median = {name: statistics.median(values) for name, values in taken.items()}
     for name, values in taken.items():
-        print(
-            f"{name:28} {median[name] * 1e3:8.1f} ms   ({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f})"
-        )
+        low, high = min(values) * 1e3, max(values) * 1e3
+        print(f"{name:28} {median[name] * 1e3:8.1f} ms   ({low:.1f} to {high:.1f})")
     over = (median["accel.devices()"] - median["empty interpreter"]) * 1e3
     pairs = [
         (b - a) / a
@@ -75,9 +74,8 @@ def main() -> None:
     auto = inside_auto()
     print(f"devices() over an empty interpreter: {over:.1f} ms")
     print(f"warm auto() over import torch, pair by pair: {statistics.median(pairs):+.1%}")
-    print(
-        f"warm auto() by its own clock: {auto * 1e3:.1f} ms, {auto / median['import torch']:.1%} of import torch"
-    )
+    share = auto / median["import torch"]
+    print(f"warm auto() by its own clock: {auto * 1e3:.1f} ms, {share:.1%} of import torch")
     if options.json:
         options.json.write_text(
             json.dumps({"runs": taken, "auto": auto}, indent=1), encoding="utf-8"

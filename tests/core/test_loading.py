@@ -8,12 +8,12 @@ import time
 from typing import Any, NoReturn
 
 import pytest
-from fakes import HOST, FakeMachine, candidate, device, host_plugin, impl, plugin, plugins_of
 
 from accel import pipeline
 from accel.errors import PluginContractError, PluginLoadError
 from accel.loading import Plugins
 from accel.values import Feature
+from fakes import HOST, FakeMachine, candidate, device, host_plugin, impl, plugin, plugins_of
 
 
 def explode(*_: Any) -> NoReturn:

@@ -82,7 +82,7 @@ def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
     assert report.capabilities.supports(Feature.ATTENTION, "eager")
     assert "sdpa" in str(report)
     assert "<" in report._repr_html_()
-    assert json.loads(report.explain("json"))["plan"]["attention"] == "sdpa"
+    assert json.loads(report.explain("json"))["chosen"]["attention"] == "sdpa"
 
 
 def test_apply_false_only_looks(own_plugins: list[Patch]) -> None:

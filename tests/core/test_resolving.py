@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import pytest
-from fakes import FakeMachine, device, impl
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.errors import CapabilityUnavailable
 from accel.resolving import Capabilities, key_of
 from accel.values import Feature, Impl, Level, Probe, Stage
+from fakes import FakeMachine, device, impl
 
 PROBE = Probe(function="tests:probe")
 ATTENTION, DTYPE = Feature.ATTENTION, Feature.DTYPE

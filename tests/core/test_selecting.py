@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fakes import HOST, FakeMachine, device
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
 from accel.selecting import names_of, select
 from accel.values import Device, Level
+from fakes import HOST, FakeMachine, device
 
 CARDS = tuple(device(index=i) for i in range(4))
 
