@@ -16,12 +16,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accel.machine import Machine
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 
 class Problem(NamedTuple):
@@ -124,6 +124,8 @@ def torch_problem(machine: Machine, *, needs: str = "", install: str) -> Problem
 
     `install` is the command that mends either.
     """
+    from packaging.specifiers import SpecifierSet
+
     version = machine.version("torch")
     if version is None:
         return Problem("torch is not installed", install)
@@ -178,6 +180,9 @@ def bridge_problem(
 
 def parse_version(version: str) -> Version | None:
     """A version by PEP 440, or None for what is not one."""
+    # packaging takes milliseconds to import, and most machines have nothing to compare.
+    from packaging.version import InvalidVersion, Version
+
     try:
         return Version(version)
     except InvalidVersion:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.resources
+import pkgutil
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -35,11 +35,6 @@ from typing import Any
 
 from accel.errors import PluginContractError
 from accel.values import Feature, Impl, Probe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same module under its older name
-    import tomli as tomllib
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Impl)) - {"feature", "name", "owner"}
 
@@ -73,12 +68,18 @@ def load_facts(package: str, resource: str = "facts.toml") -> Facts:
 
     Raises PluginContractError where the file is not as the module's docstring draws it.
     """
-    text = importlib.resources.files(package).joinpath(resource).read_text(encoding="utf-8")
-    return parse_facts(text, f"{package}/{resource}")
+    data = pkgutil.get_data(package, resource)
+    if data is None:
+        raise PluginContractError(f"{package} has no loader that could read {resource}")
+    return parse_facts(data.decode("utf-8"), f"{package}/{resource}")
 
 
 def parse_facts(text: str, origin: str) -> Facts:
     """Facts from the text of a file; `origin` is what errors call it."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:  # the same module under its older name
+        import tomli as tomllib
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -18,7 +18,7 @@ import pluggy
 from accel import hookspecs
 from accel.errors import PluginContractError, PluginError, PluginLoadError
 from accel.guarding import Hung, describe, guarded
-from accel.machine import canonical
+from accel.machine import canonical, name_and_version
 from accel.values import Level, Note, PluginInfo
 
 GROUP = "accel"
@@ -61,16 +61,15 @@ class Answer:
 
 def candidates() -> list[Candidate]:
     """Every entry point of the group, in the order in which they are loaded."""
-    found = [
-        Candidate(
-            name=entry.name,
-            value=entry.value,
-            distribution=canonical(entry.dist.name) if entry.dist else "unknown",
-            version=entry.dist.version if entry.dist else "",
-            load=entry.load,
-        )
-        for entry in importlib.metadata.entry_points(group=GROUP)
-    ]
+    origins: dict[int, tuple[str, str]] = {}
+    found = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if id(entry.dist) not in origins:
+            origins[id(entry.dist)] = (
+                name_and_version(entry.dist) if entry.dist else ("unknown", "")
+            )
+        name, version = origins[id(entry.dist)]
+        found.append(Candidate(entry.name, entry.value, canonical(name), version, entry.load))
     return sorted(set(found), key=lambda candidate: candidate.order)
 
 

@@ -15,7 +15,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,19 @@ def canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
+def name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """What an installed distribution calls itself, read without parsing all of its metadata.
+
+    The email parser behind `Distribution.version` takes milliseconds for a long description.
+    """
+    text = distribution.read_text("METADATA") or ""
+    name = re.search(r"^Name:\s*(\S+)", text, re.MULTILINE)
+    version = re.search(r"^Version:\s*(\S+)", text, re.MULTILINE)
+    if name and version:
+        return name.group(1), version.group(1)
+    return distribution.metadata["Name"] or "", distribution.version
+
+
 class ThisMachine(Machine):
     """The machine this process runs on. Every answer is kept, so asking twice costs nothing."""
 
@@ -223,9 +235,11 @@ class ThisMachine(Machine):
         key = canonical(distribution)
         if key not in self._versions:
             try:
-                self._versions[key] = importlib.metadata.version(distribution)
+                found = importlib.metadata.distribution(distribution)
             except importlib.metadata.PackageNotFoundError:
                 self._versions[key] = None
+            else:
+                self._versions[key] = name_and_version(found)[1]
         return self._versions[key]
 
     def distribution_file(self, distribution: str, path: str) -> str | None:
@@ -252,6 +266,8 @@ class ThisMachine(Machine):
         return self._answers[name]
 
     def command(self, argv: Sequence[str]) -> str | None:
+        import subprocess  # costs milliseconds, and most machines ask for no command
+
         try:
             done = subprocess.run(
                 list(argv),

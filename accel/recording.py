@@ -1,13 +1,28 @@
 """Recorded machines: a machine's answers as JSON, to be carried elsewhere and asked again.
 
 `record` asks this machine what detection asks, keeps every answer, and takes out what is private
-(`accel.scrubbing`). `load` and `parse` read such a document strictly: a mistake in it is named by
-its place. The document's form is drawn in `docs/` and kept by `SCHEMA`.
+(`accel.scrubbing`). `load` and `parse` read such a document strictly (`accel.recording_form`): a
+mistake in it is named by its place. Everything but `schema` may be left out, and is absent then.
+
+    {"schema": "accel-machine/1", "title": "...",
+     "kind": "reading",                      or "composed": put together from documented facts
+     "sources": {"pci": "..."},              where each part comes from
+     "platform": {"system": "Linux", "arch": "aarch64", "python": "3.12.3"},
+     "env": {"NAME": "value"},
+     "memory": {"total": 137438953472, "available": null},                            bytes
+     "cpu": {"model": "...", "flags": ["..."], "count": 20},
+     "pci": [{"address": "000f:01:00.0", "vendor": "1234", "device": "2e12",
+              "class_id": "030200", "driver": "..."}],
+     "paths": ["/dev/..."],                  what glob() and exists() find
+     "files": {"/proc/...": "text"},
+     "queries": {"name": {"value": ...}},    or {"error": "..."}
+     "commands": {"tool argument": "text"},
+     "distributions": {"torch": "2.11.0"},
+     "distribution_files": {"torch:torch/version.py": "text"}}
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -18,17 +33,15 @@ from typing import Any, NoReturn
 
 from accel.errors import InputError
 from accel.machine import Answer, Cpu, Machine, Memory, Pci, Platform, canonical
+from accel.recording_form import DEEPEST, SCHEMA, check
 from accel.scrubbing import Scrubber
 from accel.values import EMPTY, as_json
 
-SCHEMA = "accel-machine/1"
 LARGEST = 16 * 2**20
 """Bytes. A recording has some 20 kB; a file far larger is something else."""
-DEEPEST = 64
-"""Levels of nesting; a vendor's answer has four or five."""
-
-_PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _STANDING_FILES = (("torch", "torch/version.py"),)
+_NO_FACT = re.compile(r"ACCEL_|LOCAL_RANK$")
+"""Environment variables that are a user's choice for one run, and no fact of the machine."""
 
 
 class RecordedMachine(Machine):
@@ -108,7 +121,7 @@ class RecordedMachine(Machine):
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a path matches as `glob.glob` has it: `*` stays within one part, and skips dot files."""
+    """Whether a path matches as `glob.glob` has it: `*` stays in its part and skips dot files."""
     parts = []
     for part in pattern.split("/"):
         hidden = "" if part.startswith(".") or not re.match(r"[*?\[]", part) else r"(?!\.)"
@@ -121,15 +134,13 @@ def _part(part: str) -> str:
     """A regular expression for one part of a glob pattern."""
 
     def translate(found: re.Match[str]) -> str:
-        token = found.group()
-        if token == "*":
-            return "[^/]*"
-        if token == "?":
-            return "[^/]"
-        if len(token) > 1:
-            inner = token[1:-1].replace("\\", r"\\").replace("[", r"\[")
+        sign = found.group()
+        if sign in {"*", "?"}:
+            return "[^/]*" if sign == "*" else "[^/]"
+        if len(sign) > 1:
+            inner = sign[1:-1].replace("\\", r"\\").replace("[", r"\[")
             return f"[^{inner[1:]}/]" if inner.startswith("!") else f"[{inner}]"
-        return re.escape(token)
+        return re.escape(sign)
 
     return re.sub(r"\[!?[^/]\]|\[!?[^/\]][^/\]]*\]|.", translate, part, flags=re.DOTALL)
 
@@ -155,7 +166,8 @@ class Recorder(Machine):
         return answer
 
     def env(self, name: str) -> str | None:
-        return self._keep("env", name, self._machine.env(name))
+        value = self._machine.env(name)
+        return value if _NO_FACT.match(name) else self._keep("env", name, value)
 
     def read(self, path: str) -> str | None:
         return self._keep("files", path, self._machine.read(path))
@@ -266,9 +278,9 @@ def parse_text(raw: bytes, origin: str) -> RecordedMachine:
     except UnicodeDecodeError as error:
         refuse("", f"byte {error.start} is not UTF-8", "JSON text")
     except json.JSONDecodeError as error:
-        end = error.pos >= len(error.doc.rstrip())
+        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
         where = f"line {error.lineno} column {error.colno}"
-        refuse(where, f"{'the file ends too early' if end else error.msg}", "JSON")
+        refuse(where, f"{'the file ends too early' if cut else error.msg}", "JSON")
     except RecursionError:
         refuse("", "nested too deeply", f"at most {DEEPEST} levels")
     except ValueError as error:
@@ -281,21 +293,9 @@ def parse(document: object, origin: str) -> RecordedMachine:
 
     Raises InputError that says where in the document something is not as it must be.
     """
-    refuse = functools.partial(_refuse, origin)
-    if not isinstance(document, dict):
-        refuse("", type(document).__name__, "an object")
-    if document.get("schema") != SCHEMA:
-        refuse("schema", repr(document.get("schema"))[:80], repr(SCHEMA))
-    _check_plain(document, "", refuse, 0)
-    _check_keys(document, _PARTS, "", refuse)
-    for key, check in _PARTS.items():
-        if key in document:
-            check(document[key], key, refuse)
+    check(document, functools.partial(_refuse, origin))
+    assert isinstance(document, dict)
     return RecordedMachine(document, Path(origin).stem if origin.endswith(".json") else origin)
-
-
-_Refuse = Callable[[str, str, str], NoReturn]
-_Check = Callable[[Any, str, _Refuse], None]
 
 
 def _refuse(origin: str, place: str, found: str, wanted: str) -> NoReturn:
@@ -314,135 +314,3 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in names if names.count(key) > 1)
         raise ValueError(f"the key {twice[:80]!r} is there twice in one object")
     return found
-
-
-def _check_plain(value: Any, place: str, refuse: _Refuse, depth: int) -> None:
-    """JSON's own types only, not too deep, and text that can be written out again."""
-    if depth > DEEPEST:
-        refuse(place[:80], "nested too deeply", f"at most {DEEPEST} levels")
-    if isinstance(value, str):
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            refuse(place, "half a surrogate pair", "text")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_plain(key, f"a key of {place or 'the object'}", refuse, depth + 1)
-            _check_plain(item, f"{place}.{key}" if place else key, refuse, depth + 1)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _check_plain(item, f"{place}[{number}]", refuse, depth + 1)
-    elif value is not None and not isinstance(value, (bool, int, float)):
-        refuse(place, type(value).__name__, "a value that JSON has")
-
-
-def _check_keys(value: Any, known: Mapping[str, Any], place: str, refuse: _Refuse) -> None:
-    if not isinstance(value, dict):
-        refuse(place, type(value).__name__, "an object")
-    for key in value:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            wanted = f"one of the keys {', '.join(known)}"
-            refuse(place or "the document", f"{str(key)[:80]!r}{meant}", wanted)
-
-
-def _one(kind: type, wanted: str, accept: Callable[[Any], object] = lambda value: True) -> _Check:
-    def check(value: Any, place: str, refuse: _Refuse) -> None:
-        # bool is an int to Python, and `count: true` is a mistake.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            refuse(place, type(value).__name__, wanted)
-        if not accept(value):
-            refuse(place, repr(value)[:80], wanted)
-
-    return check
-
-
-def _object(fields: Mapping[str, _Check], required: Sequence[str] = ()) -> _Check:
-    def check(value: Any, place: str, refuse: _Refuse) -> None:
-        _check_keys(value, fields, place, refuse)
-        for key in required:
-            if key not in value:
-                refuse(place, f"no {key}", f"the key {key}")
-        for key, item in value.items():
-            fields[key](item, f"{place}.{key}", refuse)
-
-    return check
-
-
-def _map(item_check: _Check, accept: Callable[[str], object] = bool, wanted: str = "") -> _Check:
-    def check(value: Any, place: str, refuse: _Refuse) -> None:
-        _one(dict, "an object")(value, place, refuse)
-        for key, item in value.items():
-            if not accept(key):
-                refuse(place, repr(key)[:80], wanted or "a key that is not empty")
-            item_check(item, f"{place}.{key}", refuse)
-
-    return check
-
-
-def _list(item_check: _Check) -> _Check:
-    def check(value: Any, place: str, refuse: _Refuse) -> None:
-        _one(list, "a list")(value, place, refuse)
-        for number, item in enumerate(value):
-            item_check(item, f"{place}[{number}]", refuse)
-
-    return check
-
-
-def _or_null(inner: _Check) -> _Check:
-    def check(value: Any, place: str, refuse: _Refuse) -> None:
-        if value is not None:
-            inner(value, place, refuse)
-
-    return check
-
-
-def _answer(value: Any, place: str, refuse: _Refuse) -> None:
-    _check_keys(value, {"value": None, "error": None}, place, refuse)
-    if len(value) != 1:
-        refuse(place, f"{len(value)} keys", "either value or error")
-    if "error" in value:
-        _TEXT(value["error"], f"{place}.error", refuse)
-
-
-def _hexadecimal(digits: int) -> _Check:
-    # Empty where the system would not say: a function that vanished while it was read.
-    form = re.compile(rf"(?:[0-9a-f]{{{digits}}})?")
-    return _one(str, f"{digits} lower-case hexadecimal digits, no 0x", form.fullmatch)
-
-
-_TEXT = _one(str, "text")
-_BYTES = _or_null(_one(int, "a number of bytes or null", lambda value: value >= 0))
-_PATH = _one(str, "an absolute path", lambda value: value.startswith("/"))
-_CARD = _object(
-    {
-        "address": _one(str, "an address such as 0000:c1:00.0", _PCI_ADDRESS.fullmatch),
-        "vendor": _hexadecimal(4),
-        "device": _hexadecimal(4),
-        "class_id": _hexadecimal(6),
-        "driver": _or_null(_TEXT),
-    },
-    required=("address", "vendor", "device", "class_id"),
-)
-_PARTS: Mapping[str, _Check] = {
-    "schema": _TEXT,
-    "title": _TEXT,
-    "kind": _one(str, "reading or composed", {"reading", "composed"}.__contains__),
-    "sources": _map(_TEXT),
-    "platform": _object(dict.fromkeys(("system", "arch", "python"), _TEXT)),
-    "env": _map(_TEXT),
-    "memory": _object({"total": _BYTES, "available": _BYTES}),
-    "cpu": _object(
-        {
-            "model": _TEXT,
-            "flags": _list(_TEXT),
-            "count": _one(int, "a number of processors, at least 1", lambda value: value >= 1),
-        }
-    ),
-    "pci": _list(_CARD),
-    "paths": _list(_PATH),
-    "files": _map(_TEXT, lambda key: key.startswith("/"), "an absolute path"),
-    "queries": _map(_answer),
-    "commands": _map(_TEXT),
-    "distributions": _map(_TEXT),
-    "distribution_files": _map(_TEXT, lambda key: ":" in key, "distribution:path"),
-}

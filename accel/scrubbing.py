@@ -8,11 +8,13 @@ variable which selects a card by its UUID still selects it in the recording.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import ipaddress
 import json
 import os
+import platform
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,21 +23,21 @@ from accel.machine import Machine
 
 REMOVED = "<removed>"
 
-_PHRASES = tuple(
-    tuple(phrase.split())
-    for phrase in (
-        "serial,serial number,serial no,serial num,serialnumber,sn,uuid,guid,mac,mac address,mac addr,"
-        "hostname,host name,nodename,node name,node list,nodelist,machine id,boot id,board id,"
-        "asset tag,username,user name,login,ip address,ip addr,ipaddr,master addr,email,token,secret,"
-        "password,passwd,credential,credentials,api key,access key"
-    ).split(",")
+_PHRASES = frozenset(
+    [
+        *("serial", "serial number", "serial no", "serial num", "serialnumber", "sn"),
+        *("uuid", "guid", "machine id", "boot id", "board id", "asset tag"),
+        *("mac", "mac address", "mac addr", "ip address", "ip addr", "ipaddr", "master addr"),
+        *("hostname", "host name", "nodename", "node name", "node list", "nodelist"),
+        *("username", "user name", "login", "email", "token", "secret", "password", "passwd"),
+        *("credential", "credentials", "api key", "access key"),
+    ]
 )
 # Too common as a part of longer names (`memory_user`, `ip_version`): private only on their own.
-_ALONE = {("host",), ("user",), ("ip",), ("home",), ("logname",), ("hosts",)}
+_COMMON = frozenset(["root", "user", "localhost", "admin", "home", "removed"])
+_ALONE = frozenset(["host", "hosts", "user", "ip", "home", "logname"])
 
-_UUID = re.compile(
-    r"(?<![0-9a-f])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![0-9a-f])", re.I
-)
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
 _STAND_IN = "00000000-0000-0000-0000-"
 _FORMS = tuple(
     re.compile(form, re.I)
@@ -43,7 +45,8 @@ _FORMS = tuple(
         r"(?<![0-9a-z])[0-9a-f]{32}(?![0-9a-z])",  # a machine-id
         r"(?<=gpu-)[0-9a-f]{6,}(?![0-9a-z-])",  # a UUID cut short
         r"(?<=mig-)[0-9a-f]{6,}(?![0-9a-z-])",
-        r"(?<![0-9a-f:])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4,}(?![0-9a-f:])",  # MAC
+        r"(?<![0-9a-f:])[0-9a-f]{2}([:-])[0-9a-f]{2}(?:\1[0-9a-f]{2}){4,}",  # MAC
+        r"(?<![0-9a-f:])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",  # IPv6 at full length
         r"(?<![0-9a-f:])[0-9a-f]{4}(?::[0-9a-f]{4}){3}(?![0-9a-f:])",  # InfiniBand GUID
         r"[\w.+-]+@[a-z0-9][\w-]*(?:\.[\w-]+)*",  # user@host, mail
         r"file:[^\s\"'>)]+",
@@ -54,7 +57,7 @@ _HOMES = re.compile(
     r"|(?<![\w.~/])/root(?![\w.-])|\b[a-z]:\\+users\\+[^\\\s:;,\"'<>]+)",
     re.I,
 )
-_IPV4 = re.compile(r"(?<![\w.+-])\d{1,3}(?:\.\d{1,3}){3}(?![\w+-]|\.\d)")
+_IPV4 = re.compile(r"(?<![\w.+-])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9a-f]*:)[0-9a-f:]{3,45}(?![\w:])", re.I)
 _VERSION_BEFORE = re.compile(r"(?:version|release|driver|firmware|build)\W[^\n]*$", re.I)
 _SEPARATOR = re.compile(r"[:=]")
@@ -64,9 +67,9 @@ _ELEMENT = re.compile(r"<([\w-]+)>([^<>]*)</\1>")
 def is_private_key(key: str) -> bool:
     """Whether what stands under this key is private, whatever it looks like."""
     words = _words(key)
-    if words in _ALONE:
+    if len(words) == 1 and words[0] in _ALONE:
         return True
-    return any(words[-len(phrase) :] == phrase for phrase in _PHRASES)
+    return " ".join(words[-1:]) in _PHRASES or " ".join(words[-2:]) in _PHRASES
 
 
 def _words(key: str) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ class Scrubber:
             return cls()
         public = {word for card in machine.pci() for word in _words(card.driver or "")}
         public |= {word for name in machine.distributions() for word in _words(name)}
-        public |= set(_words(machine.cpu().model)) | {"root", "user", "localhost", "admin", "home"}
+        public |= set(_words(machine.cpu().model)) | _COMMON
         names = {name for name in _own_names() if len(name) > 2 and name.lower() not in public}
         return cls(frozenset(names))
 
@@ -143,6 +146,12 @@ class Scrubber:
         return self._forms("\n".join(_labelled(line) for line in lines))
 
     def _forms(self, text: str, versions: bool = False) -> str:
+        """Again until nothing changes: what was taken out may have hidden what stood beside it."""
+        while (clean := self._forms_once(text, versions)) != text:
+            text = clean
+        return text
+
+    def _forms_once(self, text: str, versions: bool) -> str:
         text = _UUID.sub(self._uuid, text)
         for form in _FORMS:
             text = form.sub(REMOVED, text)
@@ -175,21 +184,17 @@ class Scrubber:
 
 
 def _own_names() -> set[str]:
-    """This host's and this user's names. Asked of the system, not of a Machine: they are never facts."""
-    import platform
-
+    """This host's and this user's names. Asked of the system: to a Machine they are no facts."""
     host = platform.node()
-    names = {host, host.partition(".")[0]}
-    try:
+    names = {host, host.partition(".")[0], os.path.basename(os.path.expanduser("~"))}
+    # No user database, as in some containers: then there is no name to take out either.
+    with contextlib.suppress(OSError, KeyError, ImportError):
         names.add(getpass.getuser())
-    except (OSError, KeyError, ImportError):
-        pass
-    names.add(os.path.basename(os.path.expanduser("~")))
     return names
 
 
 def _address(found: re.Match[str]) -> str:
-    """An IP address is taken out; four numbers after a word like `version` on their line are none."""
+    """An IP address is taken out; four numbers after a word like `version` are none."""
     try:
         address = ipaddress.ip_address(found.group())
     except ValueError:
@@ -208,7 +213,7 @@ def _element(found: re.Match[str]) -> str:
 
 
 def _labelled(line: str) -> str:
-    """A line `label: value`, `a : label : value` or `label=value`, its value out if it is private."""
+    """A line `label: value`, `a : label : value` or `label=value` without a private value."""
     for separator in _SEPARATOR.finditer(line):
         label = _SEPARATOR.split(line[: separator.start()])[-1]
         rest = line[separator.end() :]

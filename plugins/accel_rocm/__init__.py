@@ -80,10 +80,10 @@ def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:
 
 
 def _devices(machine: Machine, brand: Brand, nodes: Sequence[kfd.Node]) -> Iterable[Device]:
-    facts = brand.facts
     cards = _cards(machine, brand, nodes)
     if not cards:
         return
+    facts = brand.facts
     problem = problem_of(brand.name, machine)
     driver = module_version(machine, *brand.modules)
     toolkit = _toolkit(machine, brand)

@@ -1,0 +1,121 @@
+"""The typer application: accel's own commands, and those that plugins add."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+import accel
+from accel.cli import USAGE, commands, running
+from accel.loading import Plugins
+
+OWN: dict[str, Callable[..., None]] = {
+    "devices": commands.devices,
+    "explain": commands.explain,
+    "plan": commands.plan,
+    "plugins": commands.plugins,
+    "record": commands.record,
+    "doctor": commands.doctor,
+}
+_UsageError: Any = typer.BadParameter.__base__
+"""click's, wherever this typer keeps its click."""
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line. AccelErrors and a command's own exceptions pass through."""
+    app = build()
+    arguments = arguments or ["--help"]
+    command = next((text for text in arguments if not text.startswith("-")), None)
+    # A plugin's command may be meant, or the list of all of them is.
+    if command not in {*OWN, "run"} and (command or "--help" in arguments):
+        from accel.pipeline import loaded_plugins
+
+        for problem in add_plugin_commands(app, loaded_plugins()):
+            print(f"accel: {problem}", file=sys.stderr)
+    try:
+        result = typer.main.get_command(app).main(
+            args=arguments, prog_name="accel", standalone_mode=False
+        )
+    except _UsageError as error:
+        return _usage(error)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    # What a command returns is its exit code, if it is one.
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def build() -> typer.Typer:
+    """The application with accel's own commands."""
+    app = typer.Typer(
+        help="See and use whatever accelerator is there.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(_options)
+    for name, function in OWN.items():
+        app.command(name)(function)
+    # What stands after the script is the script's own, options too.
+    app.command("run", context_settings={"allow_interspersed_args": False})(running.run)
+    return app
+
+
+def add_plugin_commands(app: typer.Typer, known: Plugins) -> Iterable[str]:
+    """Add the plugins' commands to `app`; yields a line for each plugin whose commands failed.
+
+    Each plugin gets an application of its own, so that a broken one spoils nothing.
+    """
+    before = len(known.failures)
+    taken = {*OWN, "run"}
+    names = [info.name for info in known.infos if info.status == "loaded"]
+    for name in filter(lambda name: known.implements(name, "accel_commands"), names):
+        own = typer.Typer()
+        if not known.call("accel_commands", only=name.__eq__, app=own):
+            continue
+        try:
+            # A group even where there is one command, so that its name is kept.
+            own.callback()(lambda: None)
+            added: Any = typer.main.get_group(own)
+            new = set(added.commands)
+        except Exception as error:  # noqa: BLE001 - typer raises what the plugin's function provokes
+            known.fail(name, f"added a command that cannot be built: {error}")
+            continue
+        if new & taken:
+            known.fail(name, f"added a command that is there already: {', '.join(new & taken)}")
+            continue
+        taken |= new
+        app.registered_commands += own.registered_commands
+        app.registered_groups += own.registered_groups
+    for info in known.infos:
+        if info.status == "failed":
+            yield f"plugin {info.name} (from {info.distribution} {info.version}): {info.problem}"
+    for note in known.failures[before:]:
+        yield f"{note.subject} (from {note.origin}): {note.message}"
+
+
+def _usage(error: Any) -> int:
+    where = error.ctx.command_path if error.ctx else "accel"
+    print(f"accel: {error.format_message()}\n  try:   {where} --help", file=sys.stderr)
+    return USAGE
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"accel {accel.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """See and use whatever accelerator is there.
+
+    `accel COMMAND --help` has the options of each command.
+    """

@@ -1,0 +1,106 @@
+"""What commands have in common: JSON, tables, progress, files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from accel.errors import InputError
+
+LOGGER = logging.getLogger("accel")
+PATIENCE = 2.0
+"""Seconds without a word before a command says what it is doing."""
+
+
+def print_json(document: Any) -> None:
+    """One document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+    return "\n".join(lines)
+
+
+def colored(stream: Any) -> bool:
+    """Whether colours are welcome: a terminal, and NO_COLOR not set (no-color.org)."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
+
+
+class _Latest(logging.Handler):
+    """Keeps the last line that accel logged, which is what it is doing."""
+
+    line = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.line = record.getMessage()
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """While the body takes more than two seconds, say on stderr what it does and for how long.
+
+    Its thread has ended when the body has, so a later fork finds none of it.
+    """
+    done = threading.Event()
+    started = time.monotonic()
+    latest = _Latest(logging.INFO)
+
+    def tell() -> None:
+        pause = PATIENCE
+        while not done.wait(pause):
+            now = latest.line or doing
+            print(f"accel: {time.monotonic() - started:3.0f} s  {now}", file=sys.stderr)
+            pause = min(pause * 1.5, 30.0)
+
+    thread = threading.Thread(target=tell, name="accel-progress", daemon=True)
+    level = LOGGER.level
+    LOGGER.addHandler(latest)
+    LOGGER.setLevel(logging.INFO)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        LOGGER.setLevel(level)
+        LOGGER.removeHandler(latest)
+
+
+@contextlib.contextmanager
+def quiet_log() -> Iterator[None]:
+    """Nothing that accel logs is printed: the command shows it in the report."""
+    LOGGER.propagate, before = False, LOGGER.propagate
+    try:
+        yield
+    finally:
+        LOGGER.propagate = before
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file at once: readers find the old one or the whole new one. InputError if not."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(draft, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            draft.unlink()
+        raise InputError(
+            f"{path} cannot be written",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="--output with a path in a folder that is there and yours",
+        ) from None
