@@ -1,0 +1,132 @@
+"""`accel llamafactory`: bad input is refused in words, before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+from fw_support import needs
+
+from accel.errors import AccelError, InputError
+from accel_frameworks import llamafactory_command as command
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: object() if name == "llamafactory" else real(name, *rest),
+    )
+
+
+def test_without_llamafactory(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "llamafactory" else real(name, *rest),
+    )
+    with pytest.raises(AccelError, match=r"pip install 'accel-hal\[llamafactory\]'"):
+        command.check(["version"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("list.yaml", "- a\n- b\n", "a list where a mapping"),
+        ("text.yaml", "just words", "a str where a mapping"),
+        ("empty.yml", "", "nothing where a mapping"),
+        ("broken.yaml", "a: [1, 2\nb: }", "not valid YAML"),
+        ("tabs.yaml", "a:\n\t- b", "not valid YAML"),
+        ("broken.json", '{"a": ', "not valid JSON"),
+        ("no_model.yaml", "stage: sft\n", "names no model"),
+        ("no_path.yaml", "model_name_or_path: /no/such/model\n", "'/no/such/model' is not there"),
+        ("relative.yaml", "model_name_or_path: ./models/x\n", "'./models/x' is not there"),
+        ("deep.yaml", "model_name_or_path: models/qwen/small\n", "is not there"),
+    ],
+)
+def test_a_bad_configuration(installed, tmp_path, monkeypatch, name, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        command.check(["train", name])
+    assert said in str(caught.value)
+    assert name in str(caught.value)
+    assert "try:" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_names_its_neighbours(installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lora.yaml").write_text("a: 1")
+    with pytest.raises(InputError, match=r"no file 'lorra.yaml'[\s\S]*lora.yaml"):
+        command.check(["train", "lorra.yaml"])
+    with pytest.raises(InputError, match="no folder"):
+        command.check(["train", "nowhere/lora.yaml"])
+    with pytest.raises(InputError, match="neither a configuration file nor an option"):
+        command.check(["train", "lora"])
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        command.check(["train", "bytes.yaml"])
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        command.check(["train", "folder.yaml"])
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-0.5B", "gpt2", "here", "${oc.env:MODEL}"])
+def test_a_good_configuration(installed, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "good.yaml").write_text(f"model_name_or_path: {json.dumps(model)}\n")
+    command.check(["train", "good.yaml"])
+    command.check(["train", "--model_name_or_path", model, "--stage", "sft"])
+    command.check(["train", "--help"])
+    for arguments in ([], ["version"], ["webui"], ["train"], ["no-such-command", "x"]):
+        command.check(arguments)
+
+
+def test_an_override_counts(installed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("stage: sft\n")
+    command.check(["train", "x.yaml", "model_name_or_path=gpt2"])
+    with pytest.raises(InputError, match="'/gone' is not there"):
+        command.check(["export", "x.yaml", "model_name_or_path=/gone"])
+    with pytest.raises(InputError, match="'/gone' is not there"):
+        command.check(["chat", "--model_name_or_path=/gone"])
+
+
+@needs("llamafactory")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "gone.yaml"], 2, "there is no file 'gone.yaml'"),
+        (["train", "list.yaml"], 2, "is not a configuration"),
+    ],
+)
+def test_the_command_ends_with_a_code_and_no_traceback(run, tmp_path, arguments, code, said):
+    (tmp_path / "list.yaml").write_text("- a\n")
+    before = sorted(tmp_path.iterdir())
+    ended = run("-m", "accel", "llamafactory", *arguments)
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert sorted(tmp_path.iterdir()) == before, "nothing was written"
+    debug = run("-m", "accel", "--debug", "llamafactory", *arguments)
+    assert debug.returncode == code
+    assert "Traceback" in debug.stderr
+
+
+def test_the_versions_that_llamafactory_will_refuse_are_named(installed, monkeypatch, capsys):
+    from accel_frameworks.llamafactory_command import importlib as seen
+
+    monkeypatch.setattr(seen.metadata, "requires", lambda name: ["transformers<=5.6,>=4.55"])
+    monkeypatch.setattr(seen.metadata, "version", lambda name: "5.23.0")
+    command.check(["version"])
+    said = capsys.readouterr().err
+    assert "transformers" in said
+    assert "found 5.23.0" in said
+    monkeypatch.setattr(seen.metadata, "version", lambda name: "5.6.0")
+    command.check(["version"])
+    assert capsys.readouterr().err == ""
