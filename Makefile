@@ -1,0 +1,52 @@
+# make help says what there is. PYTHON and TORCH choose the Python and the torch to install.
+
+PYTHON ?= python3
+TORCH ?=
+PYTEST_ARGS ?= -n auto
+DEMO_ARGS ?=
+FRAMEWORK_TESTS ?= tests/frameworks
+
+make_environment = $(PYTHON) tools/environment.py
+with_torch = --torch "$(TORCH)"
+
+.PHONY: help demo test test-all test-new test-old lint format clean
+.DEFAULT_GOAL := help
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: ## install into .venv-demo, fine-tune a small model on this machine, show its answers
+	@$(make_environment) .venv-demo --extra demo $(with_torch)
+	@.venv-demo/bin/accel demo $(DEMO_ARGS)
+
+.venv-test: FORCE
+	@$(make_environment) .venv-test --extra test --extra demo --extra dev $(with_torch)
+
+test: .venv-test ## install into .venv-test and run the tests, beside LLaMA-Factory 0.9.5
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+test-new: ## the framework tests beside the newest transformers and peft
+	@$(make_environment) .venv-new --extra test --also trl $(with_torch)
+	.venv-new/bin/python -m pytest $(PYTEST_ARGS) $(FRAMEWORK_TESTS)
+
+test-old: ## the framework tests beside transformers 4.51.3
+	@$(make_environment) .venv-old --extra test --also "transformers==4.51.3" \
+		--also "peft<0.16" --also "accelerate<1.8" $(with_torch)
+	.venv-old/bin/python -m pytest $(PYTEST_ARGS) $(FRAMEWORK_TESTS)
+
+test-all: test test-new test-old ## all of the above
+
+lint: .venv-test ## ruff and mypy
+	.venv-test/bin/ruff check .
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/mypy
+
+format: .venv-test ## let ruff lay the code out
+	.venv-test/bin/ruff format .
+	.venv-test/bin/ruff check --fix .
+
+clean: ## remove what make made
+	rm -rf .venv-demo .venv-test .venv-new .venv-old demo-output .demo dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+FORCE:
