@@ -35,6 +35,7 @@ def accel_patches(capabilities: Capabilities) -> Iterable[Patch]:
     return [
         Patch(
             target="sys",
+            distribution=NAME,
             reason="torchaudio built for another torch raises OSError when it is imported, and "
             "LLaMA-Factory imports it unconditionally",
             seam=lambda module: _install(capabilities),

@@ -169,7 +169,8 @@ def test_law_3_importing_accel_changes_nothing() -> None:
         """
         import os, sys, signal, warnings, builtins, logging
         state = lambda: (dict(os.environ), list(sys.meta_path), list(sys.path_hooks),
-                         sys.excepthook, sys.path[:], dict(vars(builtins)), logging.root.handlers[:],
+                         sys.excepthook, sys.path[:], dict(vars(builtins)),
+                         logging.root.handlers[:],
                          warnings.filters[:], signal.getsignal(signal.SIGINT))
         before = state()
         import accel
