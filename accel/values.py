@@ -20,8 +20,6 @@ def _empty() -> Mapping[str, Any]:
     return EMPTY
 
 
-
-
 class Feature(str, enum.Enum):
     """What an implementation is an implementation of. Small and closed on purpose."""
 

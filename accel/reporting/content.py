@@ -210,7 +210,7 @@ def _many(value: object) -> bool:
 
 def _reason(decision: Decision) -> str:
     note = decision.impl.note
-    if note and note not in decision.reason:
+    if decision.accepted and note and note not in decision.reason:
         return f"{decision.reason}; {note}"
     return decision.reason
 

@@ -8,7 +8,7 @@ and saves them as they were.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -88,14 +88,17 @@ class Scheme:
             return awq.write(weight)
         if self.format == "gptq":
             return gptq.write(weight, v1=self.v1)
-        return compressed_tensors.write(weight)
+        return compressed_tensors.write(
+            weight, asymmetric=self.asymmetric, act_order=self.act_order
+        )
 
 
 class QuantizedLinear(nn.Module):  # type: ignore[misc]
     """y = x W + b with W in 2 to 8 bits. W is frozen; x and b have gradients.
 
     `x` [..., in_features] in any floating dtype, also under autocast; `y` [..., out_features] in
-    the dtype that x is computed in.
+    the dtype that x is computed in. `dtype` is the one of the model around it, and of the plain
+    layer that takes its place when it is dequantised.
     """
 
     qweight: torch.Tensor
@@ -115,27 +118,61 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         self.in_features = in_features
         self.out_features = out_features
         self.scheme = scheme
+        self.dtype = dtype
         self.name = name
         self.provider: str | None = None
         self.refused: tuple[str, ...] = ()
+        self._preference: tuple[str, ...] = DEFAULT_PREFERENCE
         self._packed_names: tuple[str, ...] = ()
         self._shape: Shape | None = None
         self._stored_v1 = scheme.v1
+        self._stored: dict[str, torch.dtype] = {}
         for key, tensor in scheme.empty(in_features, out_features, dtype, device).items():
-            self.register_buffer(key, tensor)
+            # Parameters, because offloading of layers takes parameters only.
+            self.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
         empty = torch.empty(out_features, dtype=dtype, device=device) if bias else None
-        self.bias = None if empty is None else nn.Parameter(empty)
+        self.bias = None if empty is None else nn.Parameter(empty, requires_grad=False)
 
-    def finish(self, preference: Sequence[str] = DEFAULT_PREFERENCE) -> None:
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors, as long as they wait for `finish()`."""
+        own = dict(self.named_parameters(recurse=False))
+        own.pop("bias", None)
+        return {key: tensor.data for key, tensor in own.items()}
+
+    @torch.no_grad()
+    def finish(
+        self,
+        preference: Sequence[str] = DEFAULT_PREFERENCE,
+        device: torch.device | None = None,
+    ) -> None:
         """Turn the loaded tensors into the layout of the first provider that takes them.
 
+        `device` is where the layer computes, if its tensors are kept elsewhere.
         Raises FormatError where the tensors do not fit, CapabilityUnavailable where none does.
         """
-        tensors = dict(self.named_buffers(recurse=False))
+        tensors = self.stored()
+        waiting = [key for key, tensor in tensors.items() if tensor.is_meta]
+        if waiting:
+            raise FormatError(
+                f"{self.name} was not loaded",
+                found=f"no {', '.join(waiting)}",
+                remedy="fetch the checkpoint again",
+            )
         weight = self.scheme.read(tensors, self.in_features, self.out_features, self.name)
-        self._remember_zeros(tensors, weight)
-        provider, refused = providers.choose(weight, weight.qweight.device, preference)
+        self._stored = {key: tensor.dtype for key, tensor in tensors.items()}
+        if self.scheme.format == "gptq" and self.scheme.v1:
+            # Whether a checkpoint that says v1 really holds v1 zeros, to save it as it was.
+            self._stored_v1 = not torch.equal(tensors["qzeros"], weight.qzeros)
         for key in tensors:
+            delattr(self, key)
+        del tensors
+        self._preference = tuple(preference)
+        self._take(weight, device or weight.qweight.device)
+
+    def _take(self, weight: QuantizedWeight, device: torch.device) -> None:
+        """Keep `weight` in the layout of the best provider for `device`."""
+        provider, refused = providers.choose(weight, device, self._preference)
+        for key in self._packed_names:
             delattr(self, key)
         packed = provider.pack(weight)
         names = ("qweight", *(f"packed_{index}" for index in range(1, len(packed))))
@@ -143,11 +180,6 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
             self.register_buffer(key, tensor, persistent=False)
         self.provider, self.refused = provider.name, tuple(refused)
         self._packed_names, self._shape = names, Shape.of(weight)
-
-    def _remember_zeros(self, tensors: dict[str, torch.Tensor], weight: QuantizedWeight) -> None:
-        """Whether a checkpoint that says v1 really holds v1 zeros, to save it as it was."""
-        if self.scheme.format == "gptq" and self.scheme.v1:
-            self._stored_v1 = not torch.equal(tensors["qzeros"], weight.qzeros)
 
     @property
     def packed(self) -> list[torch.Tensor]:
@@ -164,21 +196,20 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         shape, provider = self._ready()
         return providers.named(provider).dequantize(self.packed, shape, dtype).t().contiguous()
 
-    def to_linear(self, dtype: torch.dtype) -> nn.Linear:
-        """A plain linear layer with the dequantised weight."""
-        device = self.packed[0].device
+    def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """A plain linear layer with the dequantised weight, in the model's dtype or `dtype`."""
         linear = nn.Linear(
             self.in_features,
             self.out_features,
             bias=self.bias is not None,
-            device=device,
-            dtype=dtype,
-        )
-        with torch.no_grad():
-            linear.weight.copy_(self.dequantize(dtype))
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-        return linear
+            device="meta",
+            dtype=dtype or self.dtype,
+        ).requires_grad_(False)
+        linear.weight = nn.Parameter(self.dequantize(dtype or self.dtype), requires_grad=False)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().to(dtype or self.dtype).clone())
+            linear.bias.requires_grad_(self.bias.requires_grad)
+        return linear.train(self.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
@@ -186,16 +217,19 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
+        packed, bias = self.packed, self.bias
+        if packed[0].device != x.device:
+            packed = [tensor.to(x.device, non_blocking=True) for tensor in packed]
         y = quantized_linear(
             x,
-            self.packed,
+            packed,
             shape.bits,
             shape.group_size,
             shape.in_features,
             shape.out_features,
             provider,
         )
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -214,12 +248,48 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
             )
         return self._shape, self.provider
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Move, and never convert: the words and scales of a checkpoint stay as they are.
+
+        On another kind of device another provider may be better, in a layout of its own.
+        """
+        if self._shape is None:
+            return super()._apply(fn, recurse)
+        kept = self.packed
+        there = fn(kept[0].new_empty(0)).device
+        self.dtype = fn(kept[0].new_empty(0, dtype=self.dtype)).dtype
+        weight = None
+        if "meta" not in (there.type, kept[0].device.type) and there.type != kept[0].device.type:
+            weight = self.weight_values()
+        for key in self._packed_names:
+            setattr(self, key, None)
+        super()._apply(fn, recurse)
+        if weight is not None:
+            self._take(weight.to(there), there)
+            return self
+        for key, tensor in zip(self._packed_names, kept, strict=True):
+            setattr(self, key, tensor.to(there))
+        return self
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._shape is not None:
             scheme = dataclasses.replace(self.scheme, v1=self._stored_v1)
-            for key, tensor in scheme.write(self.weight_values()).items():
-                destination[prefix + key] = tensor
+            tensors = scheme.write(self.weight_values())
+            for key, dtype in self._stored.items():
+                destination[prefix + key] = tensors[key].to(dtype)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Take a checkpoint's tensors also when finished, all of them together."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        unexpected = args[3]
+        given = {key: state_dict[prefix + key] for key in self._stored if prefix + key in state_dict}
+        if self._shape is None or not given:
+            return
+        device = self.packed[0].device
+        weight = self.scheme.read(given, self.in_features, self.out_features, self.name)
+        self._take(weight.to(device), device)
+        unexpected[:] = [key for key in unexpected if key.removeprefix(prefix) not in given]
 
 
 def finish_all(model: nn.Module, preference: Sequence[str] = DEFAULT_PREFERENCE) -> dict[str, int]:
@@ -233,21 +303,24 @@ def finish_all(model: nn.Module, preference: Sequence[str] = DEFAULT_PREFERENCE)
     return served
 
 
-def replace_linears(
-    model: nn.Module, scheme: Scheme, names: Sequence[str], dtype: torch.dtype
-) -> None:
-    """Put an empty QuantizedLinear, on the meta device, in the place of each named linear layer."""
-    for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        layer = QuantizedLinear(
-            linear.in_features,
-            linear.out_features,
-            scheme,
-            bias=linear.bias is not None,
-            dtype=dtype,
-            name=name,
-        )
-        layer.requires_grad_(False)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent) if parent else model, child, layer)
+def replace_linear(
+    model: nn.Module, name: str, scheme: Scheme, dtype: torch.dtype
+) -> QuantizedLinear:
+    """Put an empty QuantizedLinear, on the meta device, in the place of a linear layer."""
+    linear = model.get_submodule(name)
+    layer = QuantizedLinear(
+        linear.in_features,
+        linear.out_features,
+        scheme,
+        bias=linear.bias is not None,
+        dtype=dtype,
+        name=name,
+    )
+    put(model, name, layer)
+    return layer
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` at `name` in `model`."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, child, module)

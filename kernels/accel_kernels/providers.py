@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -70,6 +71,9 @@ class Provider(abc.ABC):
 
 _providers: dict[str, Provider] = {}
 
+OWN = ("torch", "triton", "cuda")
+"""Providers of this package, imported when first asked for."""
+
 
 def register(provider: Provider) -> Provider:
     """Make a provider known under its name; the same name again replaces it."""
@@ -79,6 +83,8 @@ def register(provider: Provider) -> Provider:
 
 def named(name: str) -> Provider:
     """The provider of that name. Raises CapabilityUnavailable where there is none."""
+    if name not in _providers and name in OWN:
+        importlib.import_module(f"accel_kernels.{name}_provider")
     if name not in _providers:
         raise CapabilityUnavailable(
             f"no quantised-weight implementation is called {name!r}",

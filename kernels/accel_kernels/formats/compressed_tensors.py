@@ -71,8 +71,14 @@ def _zeros(
     return packing.unpack(stored, bits, out_features, dim=0).t()
 
 
-def write(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
-    """The tensors of a pack-quantized layer; zeros are left out where all are in the middle."""
+def write(
+    weight: QuantizedWeight, *, asymmetric: bool = False, act_order: bool = False
+) -> dict[str, torch.Tensor]:
+    """The tensors of a pack-quantized layer.
+
+    Zeros are left out where all are in the middle, and the groups where they only count, unless
+    `asymmetric` and `act_order` say that the checkpoint has them all the same.
+    """
     if weight.bits not in BITS:
         raise FormatError(
             f"pack-quantized has bits of {BITS}",
@@ -85,10 +91,10 @@ def write(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
         "weight_scale": weight.scales.t().contiguous(),
         "weight_shape": torch.tensor([weight.out_features, weight.in_features]),
     }
-    if bool((zeros != 1 << (weight.bits - 1)).any()):
+    if asymmetric or bool((zeros != 1 << (weight.bits - 1)).any()):
         tensors["weight_zero_point"] = packing.pack(zeros.t(), weight.bits, dim=0)
-    if weight.g_idx is not None:
-        tensors["weight_g_idx"] = weight.g_idx
+    if act_order or weight.g_idx is not None:
+        tensors["weight_g_idx"] = weight.group_of().to(torch.int32)
     return tensors
 
 

@@ -35,11 +35,13 @@ def unpack(words: torch.Tensor, bits: int, count: int, dim: int) -> torch.Tensor
         raise ValueError(f"{words.shape[-1]} words hold {held} values of {bits} bits, not {count}")
     mask = (1 << bits) - 1
     if WORD % bits == 0:
-        shifts = torch.arange(0, WORD, bits, dtype=torch.int32, device=words.device)
-        values = (words.unsqueeze(-1) >> shifts) & mask
+        # One field of every word at a time: a layer's values as int32 would take 4 bytes each.
+        values = words.new_empty((*words.shape, WORD // bits), dtype=torch.uint8)
+        for field in range(WORD // bits):
+            values[..., field] = (words >> (field * bits)) & mask
     else:
-        values = _straddling(words, bits, mask)
-    flat = values.to(torch.uint8).flatten(-2)[..., :count]
+        values = _straddling(words, bits, mask).to(torch.uint8)
+    flat = values.flatten(-2)[..., :count]
     return flat.movedim(-1, dim).contiguous()
 
 
@@ -57,20 +59,17 @@ def _straddling(words: torch.Tensor, bits: int, mask: int) -> torch.Tensor:
 
 def pack(values: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """Values below 2**bits along `dim` -> int32 words, the last run padded with zeros."""
-    moved = values.movedim(dim, -1)
-    count = moved.shape[-1]
+    moved = values.movedim(dim, -1).to(torch.uint8)
     run = run_length(bits)
-    padding = -count % run
-    padded = torch.nn.functional.pad(moved.to(torch.uint8), (0, padding))
-    runs = padded.unflatten(-1, (-1, run)).to(torch.int64)
+    padding = -moved.shape[-1] % run
+    padded = torch.nn.functional.pad(moved, (0, padding)) if padding else moved
+    runs = padded.unflatten(-1, (-1, run))
     per_run = run * bits // WORD
-    words = torch.zeros((*runs.shape[:-1], per_run), dtype=torch.int64, device=values.device)
+    words = torch.zeros((*runs.shape[:-1], per_run), dtype=torch.int32, device=values.device)
     for index in range(run):
         word, shift = divmod(index * bits, WORD)
-        words[..., word] |= runs[..., index] << shift
+        # Bits that are shifted out at the top belong to the next word.
+        words[..., word] |= runs[..., index].to(torch.int32) << shift
         if shift + bits > WORD:
-            words[..., word + 1] |= runs[..., index] >> (WORD - shift)
-    words &= 0xFFFFFFFF
-    # Words from 2**31 on are the negative numbers of int32.
-    signed = torch.where(words >= 1 << 31, words - (1 << 32), words)
-    return signed.to(torch.int32).flatten(-2).movedim(-1, dim).contiguous()
+            words[..., word + 1] |= runs[..., index].to(torch.int32) >> (WORD - shift)
+    return words.flatten(-2).movedim(-1, dim).contiguous()

@@ -1,105 +1,107 @@
 """AWQ, GPTQ and compressed-tensors checkpoints through `AutoModel.from_pretrained`.
 
-`make_quantizers()` gives classes for transformers' own mapping of quantisers; they need neither
-autoawq nor gptqmodel, optimum or compressed-tensors.
+`install()` puts classes into transformers' own tables of quantisers; they need neither autoawq nor
+gptqmodel, optimum or compressed-tensors.
 """
 
 from __future__ import annotations
 
+import collections
+import copy
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from accel_kernels import checkpoint
 from accel_kernels.formats import FormatError
-from accel_kernels.layer import DEFAULT_PREFERENCE, Scheme, finish_all, replace_linears
+from accel_kernels.integrations import layers, offloading
+from accel_kernels.integrations.layers import METHODS, Config, Place
+from accel_kernels.layer import DEFAULT_PREFERENCE, QuantizedLinear, put
 
-Config = Mapping[str, Any]
+Told = Callable[[str, Mapping[str, int], Sequence[str]], None]
+"""Hears the method, how many layers each provider serves, and why better ones do not."""
+
+_resolved = threading.local()
 
 
-def scheme_of(config: Config) -> Scheme:
-    """The scheme of a checkpoint's `quantization_config`, as a dict.
+def install(
+    module: Any,
+    preference: Callable[[], Sequence[str]] = lambda: DEFAULT_PREFERENCE,
+    told: Told = lambda method, served, refused: None,
+) -> Callable[[], None]:
+    """Serve METHODS in `module`, which is transformers.quantizers.auto; returns the way back.
 
-    Raises FormatError for formats that are not served.
+    `preference` gives the providers to try, best first, when a model is loaded.
     """
-    method = str(config.get("quant_method", "")).lower()
-    if method == "awq":
-        version = str(config.get("version") or config.get("format") or "gemm").lower()
-        if version != "gemm":
-            raise FormatError("of AWQ's layouts only 'gemm' is served", found=version)
-        return Scheme("awq", int(config.get("bits", 4)), int(config.get("group_size", 128)))
-    if method == "gptq":
-        stored = str(config.get("checkpoint_format") or "gptq").lower()
-        if stored not in ("gptq", "gptq_v2"):
-            raise FormatError("of GPTQ's layouts 'gptq' and 'gptq_v2' are served", found=stored)
-        return Scheme(
-            "gptq",
-            int(config["bits"]),
-            int(config.get("group_size", 128)),
-            v1=stored == "gptq",
-            sym=bool(config.get("sym", False)),
-        )
-    return _scheme_of_groups(config)
+    quantizers, configs = module.AUTO_QUANTIZER_MAPPING, module.AUTO_QUANTIZATION_CONFIG_MAPPING
+    before = [(table, dict(table)) for table in (quantizers, configs)]
+    ours = make_quantizers(preference, told)
+    for method in METHODS:
+        quantizers[method] = ours[method]
+        configs[method] = make_config(configs[method], method)
+
+    def undo() -> None:
+        for table, entries in before:
+            for method in METHODS:
+                table[method] = entries[method]
+
+    return undo
 
 
-def _scheme_of_groups(config: Config) -> Scheme:
-    groups = config.get("config_groups") or {}
-    weights = [group.get("weights") or {} for group in groups.values()]
-    if config.get("format") != "pack-quantized" or len(weights) != 1:
-        raise FormatError(
-            "of compressed-tensors one group in 'pack-quantized' is served",
-            found=f"{config.get('format')}, {len(weights)} groups",
-            remedy="pip install compressed-tensors, and revert() accel for this model",
-        )
-    (weight,) = weights
-    return Scheme(
-        "compressed-tensors",
-        int(weight.get("num_bits", 4)),
-        int(weight.get("group_size") or -1),
-        asymmetric=not weight.get("symmetric", True),
-        act_order=str(weight.get("actorder") or "")
-        in ("group", "True", "ActivationOrdering.GROUP"),
-    )
+def make_config(base: type, method: str) -> type:
+    """A class of configurations that keeps every key of a checkpoint's, and needs no package.
 
+    It is a `base` under the same name, so that checks for that class hold.
+    """
+    from transformers.utils.quantization_config import QuantizationMethod
 
-def quantized_names(model: nn.Module, config: Config, skipped: Sequence[str]) -> list[str]:
-    """The linear layers that the checkpoint stores quantised."""
-    ignored = [str(name) for name in (*skipped, *(config.get("ignore") or ()))]
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    dynamic = config.get("dynamic") or {}
-    left_out = [pattern[2:] for pattern in dynamic if pattern.startswith("-:")]
-    return [
-        name
-        for name in names
-        if not any(_names(pattern, name) for pattern in ignored)
-        and not any(re.match(pattern, name) for pattern in left_out)
-    ]
+    class Kept(base):  # type: ignore[misc, valid-type]
+        def __init__(self, **given: Any) -> None:
+            self.__dict__.update(copy.deepcopy(given))
+            self._given = tuple(given)
+            self.quant_method = QuantizationMethod(method)
 
+        @classmethod
+        def from_dict(
+            cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+        ) -> Any:
+            nested = config_dict.get("quantization_config")
+            config = cls(**(nested if isinstance(nested, dict) else config_dict))
+            unused = config.update(**kwargs)
+            return (config, unused) if return_unused_kwargs else config
 
-def output_layers(model: nn.Module) -> list[str]:
-    """The name of the layer that gives the logits, which checkpoints leave unquantised."""
-    head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if module is head]
+        def to_dict(self) -> dict[str, Any]:
+            keys = dict.fromkeys((*self._given, "quant_method"))
+            found = {key: getattr(self, key) for key in keys if hasattr(self, key)}
+            found["quant_method"] = method
+            return copy.deepcopy(found)
 
+        def to_diff_dict(self) -> dict[str, Any]:
+            return self.to_dict()
 
-def _names(pattern: str, name: str) -> bool:
-    """Whether a pattern of a checkpoint's list means this layer: a suffix, a part, or `re:`."""
-    if pattern.startswith("re:"):
-        return re.match(pattern[3:], name) is not None
-    return re.search(rf"(^|\.){re.escape(pattern)}($|\.)", name) is not None
+        def get_loading_attributes(self) -> dict[str, Any]:
+            return {}
+
+        def change(self, key: str, value: Any) -> None:
+            """Set a key that `to_dict` shall give, too."""
+            setattr(self, key, value)
+            self._given = (*self._given, key)
+
+    Kept.__name__ = Kept.__qualname__ = base.__name__
+    return Kept
 
 
 def make_quantizers(
     preference: Callable[[], Sequence[str]] = lambda: DEFAULT_PREFERENCE,
-    told: Callable[[dict[str, int]], None] = lambda served: None,
+    told: Told = lambda method, served, refused: None,
 ) -> dict[str, type]:
-    """A quantiser class for each of transformers' method names.
-
-    `preference` gives the providers to try, best first, when a model is loaded; `told` hears how
-    many layers each of them serves.
-    """
+    """A quantiser class for each of transformers' method names."""
     from transformers.quantizers.base import HfQuantizer
 
     class AccelQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -108,12 +110,17 @@ def make_quantizers(
         requires_calibration = True
         requires_parameters_quantization = False
 
-        def _config(self) -> Config:
-            config = self.quantization_config
-            found: Config = config if isinstance(config, dict) else config.to_dict()
-            nested = found.get("quantization_config")
-            found = nested if isinstance(nested, dict) and nested else found
-            return {key: getattr(value, "value", value) for key, value in found.items()}
+        def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
+            method = method_of(quantization_config)
+            if not kwargs.get("pre_quantized", True):
+                raise FormatError(
+                    f"accel loads {method} checkpoints, it does not make them while loading",
+                    found="a checkpoint that is not quantised",
+                    remedy=f"accel quantize MODEL --format {method} --output DIR",
+                )
+            super().__init__(quantization_config, **kwargs)
+            self.places: dict[str, Place] = {}
+            self._model: Callable[[], nn.Module | None] = lambda: None
 
         def update_dtype(self, dtype: torch.dtype | None) -> torch.dtype | None:
             return dtype
@@ -122,23 +129,38 @@ def make_quantizers(
             return torch_dtype or torch.float32
 
         def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-            config = self._config()
+            config = as_dict(self.quantization_config)
+            files = kwargs.get("checkpoint_files") or getattr(_resolved, "files", None) or ()
+            _resolved.files = None
             kept = (config.get("modules_to_not_convert"), model._keep_in_fp32_modules)
             skipped = [name for names in kept for name in names or ()]
             if not config.get("lm_head", False):
                 skipped += output_layers(model)
-            dtype = getattr(model, "dtype", None) or torch.float32
-            names = quantized_names(model, config, skipped)
-            replace_linears(model, scheme_of(config), names, dtype)
+            dtype = kwargs.get("dtype") or getattr(model, "dtype", None) or torch.float32
+            for place in layers.planned(model, config, checkpoint.headers(files), skipped):
+                layers.replace(model, place, dtype)
+                self.places[place.name] = place
 
         def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-            told(finish_all(model, preference()))
-            return model
+            wanted = tuple(preference())
+            served: collections.Counter[str] = collections.Counter()
+            refused: dict[str, None] = {}
+            for name, place in self.places.items():
+                layer = model.get_submodule(name)
+                finish(layer, place, wanted)
+                served[str(layer.provider)] += 1
+                refused.update(dict.fromkeys(layer.refused))
+            told(method_of(self.quantization_config), dict(served), tuple(refused))
+            self._model = weakref.ref(model)
+            return dequantize(model) if wants_plain(self.quantization_config) else model
 
         def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-            return dequantize(model, dtype or torch.float32)
+            return dequantize(model, dtype)
 
         def is_serializable(self, safe_serialization: Any = None) -> bool:
+            model = self._model()
+            if model is not None:
+                settle_config(model, self.quantization_config, self.places)
             return True
 
         @property
@@ -149,16 +171,95 @@ def make_quantizers(
         def is_compileable(self) -> bool:
             return True
 
-    return dict.fromkeys(("awq", "gptq", "compressed-tensors"), AccelQuantizer)
+    return dict.fromkeys(METHODS, AccelQuantizer)
 
 
-def dequantize(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Every quantised layer as a plain linear one, in place."""
-    from accel_kernels.layer import QuantizedLinear
+def as_dict(config: Any) -> Config:
+    """A quantisation config as a dict, whatever class it has."""
+    found: Config = config if isinstance(config, dict) else config.to_dict()
+    nested = found.get("quantization_config")
+    found = nested if isinstance(nested, dict) and nested else found
+    return {key: getattr(value, "value", value) for key, value in found.items()}
 
+
+def method_of(config: Any) -> str:
+    """The quantisation's name in METHODS."""
+    method = getattr(config, "quant_method", "")
+    return str(getattr(method, "value", method))
+
+
+def wants_plain(config: Any) -> bool:
+    """Whether the user asked for plain layers: `dequantize=True`, once `run_compressed=False`."""
+    return bool(getattr(config, "dequantize", False)) or not getattr(config, "run_compressed", True)
+
+
+def output_layers(model: nn.Module) -> list[str]:
+    """The name of the layer that gives the logits, which checkpoints leave unquantised."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if module is head]
+
+
+def finish(layer: QuantizedLinear, place: Place, preference: Sequence[str]) -> None:
+    """Finish a loaded layer: its tensors are replaced one layer at a time."""
+    execution = offloading.bring_home(layer)
+    for key, tensor in layer.stored().items():
+        there = place.tensors.get(key)
+        if there is not None and there.dtype is not None and tensor.dtype != there.dtype:
+            # transformers 4 converts whatever is floating, and bfloat16 holds less than float16.
+            exact = checkpoint.read(there, f"{place.prefix}.{key}").to(tensor.device)
+            setattr(layer, key, nn.Parameter(exact, requires_grad=False))
+    layer.requires_grad_(False)
+    layer.finish(preference, execution)
+
+
+def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Every quantised layer as a plain linear one in `dtype`, or the model's own; in place."""
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedLinear):
-            parent, _, child = name.rpartition(".")
-            linear = module.to_linear(dtype)
-            setattr(model.get_submodule(parent) if parent else model, child, linear)
+            put(model, name, module.to_linear(dtype))
     return model
+
+
+def settle_config(model: nn.Module, config: Any, places: Iterable[str]) -> None:
+    """Before a model is saved: its config must not call layers quantised that no longer are.
+
+    They became plain when an adapter was merged into them.
+    """
+    kept = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    plain = [name for name in places if name not in kept]
+    if kept:
+        if plain:
+            _leave_out(config, plain)
+    elif plain and getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config
+        model.is_quantized = False
+
+
+def _leave_out(config: Any, names: Sequence[str]) -> None:
+    method = method_of(config)
+    if method == "gptq":
+        patterns = {f"-:^{re.escape(name)}$": {} for name in names}
+        config.change("dynamic", {**patterns, **(getattr(config, "dynamic", None) or {})})
+        return
+    key = "modules_to_not_convert" if method == "awq" else "ignore"
+    former = getattr(config, key, None) or []
+    config.change(key, [*former, *(name for name in names if name not in former)])
+
+
+def checked_files(original: Callable[..., Any]) -> Callable[..., Any]:
+    """transformers' search for a checkpoint's files, which are now also looked at.
+
+    A file that was cut off is an error with its name before anything is loaded.
+    """
+
+    @functools.wraps(original)
+    def resolve(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        files = found[0] if isinstance(found, tuple) else found
+        _resolved.files = None
+        if isinstance(files, (list, tuple)):
+            checkpoint.headers(files)
+            _resolved.files = tuple(files)
+        return found
+
+    return resolve
