@@ -34,6 +34,7 @@ FOREIGN = re.compile(
     re.IGNORECASE,
 )
 MACHINES = testing.machines()
+KEPT = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "SYSTEMROOT")
 
 
 def foreign_words(folder: Path) -> Iterator[str]:
@@ -56,7 +57,8 @@ def in_a_new_interpreter(code: str, **env: str) -> str:
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        env={**os.environ, **env},
+        # Not all of this process's: what importing accel set here would not show there.
+        env={**{name: os.environ[name] for name in KEPT if name in os.environ}, **env},
         check=False,
         timeout=120,
     )

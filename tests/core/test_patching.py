@@ -112,6 +112,11 @@ def test_guards_let_pass(world: World, lib: Any, fields: dict[str, Any]) -> None
     assert lib.f(3) == 61
 
 
+def test_a_version_in_development_counts(world: World, lib: Any) -> None:
+    patch = replacing("lib:f", times(10), distribution="lib", versions=">=1,<3")
+    assert only(world.journal(patch, versions={"lib": "2.0.dev1"})).state == "applied"
+
+
 def test_parameters_are_the_originals_also_above_another_layer(world: World, lib: Any) -> None:
     world.journal(replacing("lib:f", times(10)), replacing("lib:f", times(2), parameters=("x",)))
     assert lib.f(1) == 43
@@ -193,6 +198,15 @@ def test_two_owners_of_one_variable(world: World, monkeypatch: Any) -> None:
     assert os.environ["ACCEL_TEST"] == "1"
     second.revert()
     assert "ACCEL_TEST" not in os.environ
+
+
+def test_a_variable_set_back_to_what_it_was_is_a_layer_too(world: World, monkeypatch: Any) -> None:
+    monkeypatch.setenv("ACCEL_TEST", "1")
+    for value in ("2", "1"):
+        world.journal(Patch(target="os:environ", reason="", environ={"ACCEL_TEST": value}))
+    assert os.environ["ACCEL_TEST"] == "1"
+    world.journals[0].revert()
+    assert os.environ["ACCEL_TEST"] == "1"
 
 
 def test_a_variable_changed_by_someone_else_is_named(world: World, monkeypatch: Any) -> None:

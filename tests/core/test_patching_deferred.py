@@ -173,7 +173,8 @@ def test_an_import_and_an_apply_that_wait_for_each_other(world: World, monkeypat
 
 def _in_child(queue: Any) -> None:
     journal = Journal()
-    journal.apply([replacing("lib.core:g", times(10))], version={}.get)
+    patches = [replacing("lib.core:g", times(10)), replacing("never:f", times(10))]
+    journal.apply(patches, version={}.get)
     core = importlib.import_module("lib.core")
     found = [core.f(1), core.g(1)]
     journal.revert()

@@ -322,14 +322,25 @@ def test_unnoticed_doors_are_seen_at_the_next_import_or_flush(world: World) -> N
     del sys.modules["assigned"], sys.modules["second"]
 
 
-def test_a_callback_that_ends_the_waiting_during_another_import(world: World) -> None:
+def test_a_callback_that_ends_the_waiting_during_another_import(
+    world: World, monkeypatch: Any
+) -> None:
     """The finder leaves while importlib walks the list of finders: none may be skipped."""
+
+    class OnlyThis:
+        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+            location = world.folder / "other.py"
+            found = importlib.util.spec_from_file_location("only_here", location)
+            return found if name == "only_here" else None
+
     when_imported("assigned", Seen())
-    sys.modules["assigned"] = types.ModuleType("assigned")
-    sys.modules.pop("_bisect", None)
-    assert importlib.import_module("_bisect").__spec__.origin
-    del sys.modules["assigned"]
-    assert importing._finder not in sys.meta_path
+    monkeypatch.setitem(sys.modules, "assigned", types.ModuleType("assigned"))
+    sys.meta_path.insert(1, only_this := OnlyThis())
+    try:
+        assert world.load("only_here").VALUE == 4
+        assert importing._finder not in sys.meta_path
+    finally:
+        sys.meta_path.remove(only_this)
 
 
 def test_many_threads_import_once(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,56 @@ def test_a_stale_static_method_does_what_the_original_does(world: World) -> None
     assert saved(1) == 3
 
 
+def test_a_replacement_given_as_a_static_method_goes_stale_as_well(world: World) -> None:
+    core = world.load("lib.core")
+    wrapped = times(10)
+    journal = world.journal(
+        replacing("lib.core:Model.static", lambda original: staticmethod(wrapped(original)))
+    )
+    saved = core.Model.static
+    assert saved(1) == 31
+    journal.revert()
+    assert saved(1) == 3
+
+
+def test_a_patch_over_a_copy_outside_of_the_module(world: World) -> None:
+    """A class made while the patch was on has it as its own; patched itself, it comes back too."""
+    core = world.load("lib.core")
+    original = core.f
+    first = world.journal(replacing("lib.core:f", times(10)))
+    core.Model.extra = core.f
+    second = world.journal(replacing("lib.core:Model.extra", times(2)))
+    first.revert()
+    second.revert()
+    assert core.Model.extra is original
+
+
+def test_two_replacements_of_a_class_in_one_batch(world: World) -> None:
+    lib, core = world.load("lib", "lib.core")
+    model = core.Model
+    journal = world.journal(
+        *(replacing("lib.core:Model", lambda c, n=n: type(n, (c,), {})) for n in ("One", "Two"))
+    )
+    assert lib.Model is core.Model
+    assert [c.__name__ for c in lib.Model.__mro__[:3]] == ["Two", "One", "Model"]
+    journal.revert()
+    assert lib.Model is core.Model is model
+
+
+def test_a_further_name_that_cannot_be_written_leaves_the_others(world: World) -> None:
+    lib, core = world.load("lib", "lib.core")
+    model = core.Model
+    del lib.Model
+    first = world.journal(replacing("lib.core:Model", lambda c: type("One", (c,), {})))
+    one = core.Model
+    lib.__class__ = type("Strict", (types.ModuleType,), {"Model": property(lambda _: one)})
+    second = world.journal(replacing("lib:Model", lambda c: type("Two", (c,), {})))
+    assert only(second).state == "failed"
+    assert core.Model is one
+    assert first.revert() == ()
+    assert core.Model is model
+
+
 def test_the_foreign_wrapper_stays_while_another_owner_does(world: World) -> None:
     core = world.load("lib.core")
     original = core.f
@@ -139,7 +190,9 @@ def test_a_foreign_wrapper_between_two_owners(world: World, order: tuple[int, in
     second = world.journal(replacing("lib.core:f", times(2)))
     assert core.f(1) == 1021 * 2 + 1
     journals = [first, second]
-    notes = [note for number in order for note in journals[number].revert()]
+    notes = list(journals[order[0]].revert())
+    assert core.f(1) == (5 if order[0] == 0 else 1021)
+    notes += journals[order[1]].revert()
     assert core.f is original
     assert [note.subject for note in notes] == ["lib.core:f"]
 

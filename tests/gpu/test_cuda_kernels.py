@@ -1,0 +1,142 @@
+"""The CUDA provider on a real GPU, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import accel_kernels.cuda_provider.provider  # noqa: F401 - registers itself
+from accel_kernels import providers
+from accel_kernels.cuda_provider import planning
+from accel_kernels.cuda_provider.decoding import decode
+from accel_kernels.cuda_provider.planning import Cut
+from accel_kernels.formats import QuantizedWeight, from_values
+from accel_kernels.ops import quantized_linear
+from accel_kernels.providers import Shape
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.version.hip is not None, reason="no NVIDIA GPU"
+    ),
+]
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+
+
+def weight_of(
+    bits: int, k: int, n: int, group: int, *, act_order: bool = False,
+    scales: torch.dtype = torch.float16,
+) -> QuantizedWeight:  # fmt: skip
+    size = k if group == -1 else group
+    groups = -(-k // size)
+    g_idx = None
+    if act_order:
+        g_idx = (torch.randperm(k, device="cuda") // size).to(torch.int32)
+    return from_values(
+        torch.randint(0, 1 << bits, (k, n), device="cuda"),
+        torch.randint(0, 1 << bits, (groups, n), device="cuda"),
+        (torch.rand(groups, n, device="cuda") + 0.1).to(scales),
+        bits=bits,
+        group_size=group,
+        g_idx=g_idx,
+    )
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.detach().double() - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def check(weight: QuantizedWeight, rows: int, dtype: torch.dtype) -> None:
+    shape = Shape.of(weight)
+    packed = providers.named("cuda").pack(weight)
+    exact = weight.dequantize(torch.float64)
+    x = torch.randn(rows, shape.in_features, device="cuda", dtype=dtype, requires_grad=True)
+    sizes = (shape.bits, shape.group_size, shape.in_features, shape.out_features)
+    y = quantized_linear(x, packed, *sizes, "cuda")
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    assert x.grad is not None
+    assert y.dtype == dtype
+    assert relative(y, x.detach().double() @ exact) < TOLERANCE[dtype]
+    assert relative(x.grad, dy.double() @ exact.T) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("rows", [1, 3, 8, 16, 17, 32, 100])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_and_dtypes(bits: int, rows: int, dtype: torch.dtype) -> None:
+    check(weight_of(bits, 512, 384, 128), rows, dtype)
+
+
+@pytest.mark.parametrize("group", [32, 64, 96, 128, 160, -1])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("act_order", [False, True])
+def test_group_sizes_and_act_order(bits: int, group: int, act_order: bool) -> None:
+    check(weight_of(bits, 480, 200, group, act_order=act_order), 5, torch.float16)
+
+
+@pytest.mark.parametrize("scales", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("k", [8, 72, 200, 4104])
+@pytest.mark.parametrize("n", [1, 31, 65, 264])
+def test_odd_sizes_and_dtypes_of_scales(k: int, n: int, scales: torch.dtype) -> None:
+    for rows in (2, 9, 40):
+        check(weight_of(4, k, n, 32 if k > 32 else -1, scales=scales), rows, torch.bfloat16)
+
+
+@pytest.mark.parametrize("split", [1, 2, 8])
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_every_way_of_cutting_gives_the_same_numbers(
+    bits: int, columns: int, ring: bool, split: int
+) -> None:
+    weight = weight_of(bits, 4096, 320, 128)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    x = torch.randn(13, 4096, device="cuda", dtype=torch.float16)
+    exact = x.double() @ weight.dequantize(torch.float64)
+    for warps, ahead in ((4, False), (8, True)):
+        cut = Cut(2, columns, warps, 3, split, 1, ahead, ring)
+        found = decode(x, packed, shape, cut=cut)
+        assert relative(found, exact) < TOLERANCE[torch.float16]
+        assert torch.equal(found, decode(x, packed, shape, cut=cut))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_dequantising_rounds_once(bits: int, dtype: torch.dtype) -> None:
+    weight = weight_of(bits, 456, 200, 32, act_order=True)
+    packed = providers.named("cuda").pack(weight)
+    found = providers.named("cuda").dequantize(packed, Shape.of(weight), dtype)
+    assert torch.equal(found, weight.dequantize(dtype))
+
+
+def test_slabs_cover_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accel_kernels.cuda_provider.dense.SLAB_BYTES", 1 << 16)
+    check(weight_of(4, 328, 456, 32), planning.FEW_ROWS + 40, torch.float32)
+
+
+def test_a_graph_replays_what_was_captured() -> None:
+    weight = weight_of(4, 1024, 512, 128)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    x = torch.randn(4, 1024, device="cuda", dtype=torch.float16)
+    providers.named("cuda").forward(x, packed, shape)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = providers.named("cuda").forward(x, packed, shape)
+    x.copy_(torch.randn_like(x))
+    y.fill_(float("nan"))
+    graph.replay()
+    exact = x.double() @ weight.dequantize(torch.float64)
+    assert relative(y, exact) < TOLERANCE[torch.float16]
+
+
+def test_numbers_beyond_fp16_stay_right_in_float32() -> None:
+    weight = weight_of(4, 256, 64, 64)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    x = torch.randn(3, 256, device="cuda") * torch.tensor([[1e30], [1e-30], [0.0]], device="cuda")
+    y = providers.named("cuda").forward(x, packed, shape)
+    exact = x.double() @ weight.dequantize(torch.float64)
+    for row in range(3):
+        assert relative(y[row], exact[row]) < TOLERANCE[torch.float32]
+    x[1, 7] = float("nan")
+    assert providers.named("cuda").forward(x, packed, shape)[1].isnan().all()

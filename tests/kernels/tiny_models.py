@@ -1,0 +1,65 @@
+"""Tiny random language models, and their quantised checkpoints by our own writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accel_kernels import quantizing
+
+HIDDEN, MLP, VOCABULARY, LAYERS = 64, 96, 128, 2
+GROUP = 32
+SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": MLP,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def plain(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
+    """A model of `kind` (llama; qwen2, which has biases) with its head not tied, saved."""
+    import transformers
+
+    names = {"llama": "Llama", "qwen2": "Qwen2"}
+    config = getattr(transformers, f"{names[kind]}Config")(**SIZES, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.5)
+            elif "proj" in name:
+                parameter.normal_(std=0.2)
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def quantized(source: Path, folder: Path, format: str = "awq", **changes: Any) -> Path:  # noqa: A002
+    """The model in `source`, rounded."""
+    recipe = quantizing.Recipe(format, **{"bits": 4, "group_size": GROUP, **changes})  # type: ignore[arg-type]
+    quantizing.write(quantizing.plan(source, recipe), folder)
+    return folder
+
+
+def tokens(rows: int = 2, length: int = 12) -> torch.Tensor:
+    made = torch.Generator().manual_seed(1)
+    return torch.randint(3, VOCABULARY, (rows, length), generator=made)
+
+
+def logits(model: torch.nn.Module, ids: torch.Tensor | None = None) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=tokens() if ids is None else ids).logits
+    return found
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
