@@ -29,7 +29,6 @@ _log = logging.getLogger("accel")
 _lock = threading.RLock()
 _waiting: dict[str, list[Waiting]] = {}
 _executing: list[str] = []
-_asking = threading.local()
 
 
 class Waiting:
@@ -215,14 +214,9 @@ class _Finder:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         flush()
-        asked: set[str] = _asking.__dict__.setdefault("names", set())
-        if name not in _waiting or name in asked:
+        if name not in _waiting:
             return None
-        asked.add(name)
-        try:
-            spec = self._ask_others(name, path, target)
-        finally:
-            asked.discard(name)
+        spec = self._ask_others(name, path, target)
         if spec is None:
             return None
         if spec.loader is None:  # a namespace package: nothing of it is executed

@@ -245,12 +245,12 @@ class Changes:
         old, new = slot.public, slot.face()
         if new is not old and _traceable(new) and not slot.is_door(new):
             slot.note_natives(new)
+        slot.public = new  # before it is written: if that fails, what was written is known as ours
         for place, former in slot.places:
             here = place.own()
             ours = alike(here, old) or here is slot.base or here is former
             if ours and here is not new:
                 place.write(new)
-        slot.public = new
         self._tell(slot, old, new)
 
     def _close(self, slot: Slot) -> None:
