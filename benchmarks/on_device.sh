@@ -10,6 +10,7 @@ if ! python3 -c 'import accel' 2>/dev/null || compgen -G 'dist/accel_hal-*.whl' 
     export PYTHONPATH=/tmp/accel-site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export PYTHONUNBUFFERED=1
+export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$(mktemp -d)} # where site-packages cannot be written
 export ACCEL_CACHE_DIR=${ACCEL_CACHE_DIR:-$(mktemp -d)}
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD

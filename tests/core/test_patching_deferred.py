@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from accel import importing, patching
-from accel.patching import Journal
+from accel import patching
+from accel.patching import Journal, importing
 from accel.values import Patch
 from worlds import World, assert_identical, fingerprint, only, opened, replacing, times
 

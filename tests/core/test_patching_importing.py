@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from accel import importing
-from accel.importing import when_imported
+from accel.patching import importing
+from accel.patching.importing import when_imported
 from worlds import World, opened
 
 FILES = {

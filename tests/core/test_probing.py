@@ -16,10 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from accel import _probe_process
 from accel.errors import AccelError
 from accel.machine import ThisMachine
-from accel.probing import Prober, ProbeResult
+from accel.probing import Prober, ProbeResult, process
 from accel.values import Device, Feature, Impl, Probe
 
 MODULES = Path(__file__).parent / "probe_modules"
@@ -190,13 +189,13 @@ def test_a_plain_refusal_leaves_the_child_in_use(tmp_path: Path, monkeypatch: An
 
 def _count_starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     starts: list[int] = []
-    original = _probe_process.Child.start
+    original = process.Child.start
 
-    def start(self: _probe_process.Child, *arguments: Any) -> _probe_process.Outcome:
+    def start(self: process.Child, *arguments: Any) -> process.Outcome:
         starts.append(1)
         return original(self, *arguments)
 
-    monkeypatch.setattr(_probe_process.Child, "start", start)
+    monkeypatch.setattr(process.Child, "start", start)
     return starts
 
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from accel import _probe_process, caching, probing
-from accel._probe_process import Outcome
+from accel import caching, probing
 from accel.machine import Machine, ThisMachine
-from accel.probing import Prober, ProbeResult, source_digest
+from accel.probing import Prober, ProbeResult, process, source_digest
+from accel.probing.process import Outcome
 from accel.values import Device, Feature, Impl, Probe
 
 MODULES = Path(__file__).parent / "probe_modules"
@@ -48,7 +48,7 @@ class FakeChild:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions that children are asked for; there are no real ones."""
     FakeChild.asked = []
-    monkeypatch.setattr(_probe_process, "Child", FakeChild)
+    monkeypatch.setattr(process, "Child", FakeChild)
     monkeypatch.setattr(caching, "_memory", {})
     monkeypatch.syspath_prepend(str(MODULES))
     return FakeChild.asked
@@ -322,9 +322,9 @@ def test_two_processes_at_once_probe_once(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    for process in two:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    for running in two:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
     answers = [_release(process) for process in two]
     said = sorted(process.communicate(timeout=60)[0].strip() for process in answers)
     assert said == [

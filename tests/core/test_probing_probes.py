@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from accel import _probe_numbers, probes
-from accel._probe_numbers import Refused
+from accel import probes
 from accel.machine import ThisMachine
+from accel.probes import measuring
+from accel.probes.measuring import Refused
 from accel.probing import Prober
 from accel.values import Device, Feature, Impl, Probe
 
@@ -280,11 +281,11 @@ def test_a_warning_that_the_cpu_stood_in_is_a_refusal() -> None:
     import warnings
 
     said = "The operator 'aten::x' is not supported and will fall back to run on the CPU."
-    with pytest.raises(Refused, match="the CPU computed it"), _probe_numbers.no_fallback("far:0"):
+    with pytest.raises(Refused, match="the CPU computed it"), measuring.no_fallback("far:0"):
         warnings.warn(said, stacklevel=1)
-    with _probe_numbers.no_fallback("cpu"):
+    with measuring.no_fallback("cpu"):
         warnings.warn(said, stacklevel=1)
-    with _probe_numbers.no_fallback("far:0"):
+    with measuring.no_fallback("far:0"):
         warnings.warn("falling back to the slow path", stacklevel=1)
 
 

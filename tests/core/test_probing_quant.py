@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from accel import _probe_numbers, _probe_quant, probes
-from accel._probe_numbers import Refused
+from accel import probes
+from accel.probes import measuring, quantised
+from accel.probes.measuring import Refused
 
 torch = pytest.importorskip("torch")
 MEASURED = r"forward\+backward, max relative error \d\.\de[-+]\d\d, [\d.]+(e\+\d+)? ms"
@@ -33,12 +34,12 @@ def test_quant_linear_torch_refuses_what_cannot_be_packed(bits: int, group_size:
 
 
 def test_quant_linear_torch_refuses_shifts_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = _probe_quant._unpack
+    original = quantised._unpack
 
     def off_by_one(words: Any, *arguments: Any) -> Any:
         return original(words >> 1, *arguments)
 
-    monkeypatch.setattr(_probe_quant, "_unpack", off_by_one)
+    monkeypatch.setattr(quantised, "_unpack", off_by_one)
     with pytest.raises(Refused, match="the result is wrong"):
         probes.quant_linear_torch("cpu", 4, 64)
 
@@ -46,11 +47,11 @@ def test_quant_linear_torch_refuses_shifts_that_are_wrong(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("bits", [4, 8])
 def test_packing_keeps_every_code(bits: int) -> None:
     codes = torch.arange(64 * 8).reshape(64, 8) % 2**bits
-    words = _probe_quant._pack(codes, bits)
+    words = quantised._pack(codes, bits)
     assert words.dtype == torch.int32
     assert words.shape == (64 * bits // 32, 8)
     zeros, scales = torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, 8, dtype=torch.float64)
-    assert torch.equal(_probe_quant._unpack(words, bits, 64, zeros, scales), codes.double())
+    assert torch.equal(quantised._unpack(words, bits, 64, zeros, scales), codes.double())
 
 
 @pytest.mark.skipif(
@@ -81,14 +82,14 @@ class FakeLayer(torch.nn.Module):  # type: ignore[misc,name-defined]
 
 
 def test_a_frozen_layer_is_held_to_its_codes_and_its_codes_to_the_weights() -> None:
-    true = _probe_numbers.numbers((_probe_quant.OUT, _probe_quant.IN), torch.float32, 7)
+    true = measuring.numbers((quantised.OUT, quantised.IN), torch.float32, 7)
     good = true * 1.001
-    said = _probe_quant._frozen("fake", FakeLayer(good), good, true, 4, torch.float32, "cpu")
+    said = quantised._frozen("fake", FakeLayer(good), good, true, 4, torch.float32, "cpu")
     assert said.startswith("fake linear 256x128, weights within 1.0e-03, forward+backward")
     with pytest.raises(Refused, match="the result is wrong"):
-        _probe_quant._frozen("fake", FakeLayer(good, 1.1), good, true, 4, torch.float32, "cpu")
+        quantised._frozen("fake", FakeLayer(good, 1.1), good, true, 4, torch.float32, "cpu")
     with pytest.raises(Refused, match="the quantised weight is wrong"):
-        _probe_quant._frozen("fake", FakeLayer(-true), -true, true, 4, torch.float32, "cpu")
+        quantised._frozen("fake", FakeLayer(-true), -true, true, 4, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from accel.machine import Machine, ThisMachine
 from accel.recording import SCHEMA, parse, record
-from accel.scrubbing import REMOVED, Scrubber, is_private_key
+from accel.recording.scrubbing import REMOVED, Scrubber, is_private_key
 
 _hexa = "0123456789abcdef"
 

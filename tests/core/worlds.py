@@ -10,8 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from accel import importing, slots
-from accel.patching import Entry, Journal
+from accel.patching import Entry, Journal, importing, slots
 from accel.values import Patch
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from accel._probe_numbers import (
+from accel.probes.measuring import (
     TOLERANCE,
     Refused,
     check,
@@ -30,7 +30,7 @@ from accel._probe_numbers import (
     numbers,
     there,
 )
-from accel._probe_quant import bitsandbytes_linear, quant_linear_torch, torchao_linear
+from accel.probes.quantised import bitsandbytes_linear, quant_linear_torch, torchao_linear
 
 __all__ = [
     "attention_kernel",
@@ -211,7 +211,7 @@ def triton_jit(device: str) -> str:
     if os.environ.get("TRITON_INTERPRET", "0") not in {"", "0"}:
         raise Refused("TRITON_INTERPRET is set: kernels are interpreted, not compiled")
     with _fresh_compiler():
-        product = importlib.import_module("accel._probe_triton").product
+        product = importlib.import_module("accel.probes.jit").product
         a, b = inputs(torch.float16, (32, 32), (32, 32))
         begin = time.perf_counter()
         got = there(product(a.to(device), b.to(device)), device)

@@ -1,6 +1,6 @@
 """What runs in a probe's child process: takes one request a line, answers each with one line.
 
-Started as a script by `accel._probe_process`, with the number of the pipe for answers and a word
+Started as a script by `accel.probing.process`, with the number of the pipe for answers and a word
 that begins every answer, so that nothing a probe prints, anywhere, can pass for one.
 """
 
@@ -80,6 +80,7 @@ def may_poison(error: BaseException, device: str) -> bool:
 
 
 def find(function: str) -> Callable[..., object]:
+    """The function that a Probe names as `module:name`."""
     module, _, name = function.partition(":")
     found: Any = importlib.import_module(module)
     for part in name.split("."):

@@ -29,7 +29,7 @@ from accel.machine import Machine
 from accel.values import Device, Impl, Note, Probe, as_json
 
 if TYPE_CHECKING:
-    from accel._probe_process import Child, Outcome
+    from accel.probing.process import Child, Outcome
 
 TRANSIENT_SECONDS = 600.0
 """How long a failure is believed that may have had a passing cause: time, memory, a busy device."""
@@ -38,10 +38,10 @@ LOADER_VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "TRITO
 """Environment variables that decide what a library finds, and so what a probe finds."""
 
 OWN_MODULES = (
-    "accel._probe_child",
-    "accel._probe_numbers",
-    "accel._probe_quant",
-    "accel._probe_triton",
+    "accel.probing.child",
+    "accel.probes.measuring",
+    "accel.probes.quantised",
+    "accel.probes.jit",
 )
 """What accel's probes are made of beside the module that a Probe names."""
 
@@ -138,7 +138,7 @@ class Prober:
 
     def _run(self, missing: Mapping[str, Impl]) -> Iterator[tuple[str, Outcome]]:
         """Run them in order, in one child for as long as it can be used."""
-        from accel._probe_process import Child
+        from accel.probing.process import Child
 
         child: Child | None = None
         try:

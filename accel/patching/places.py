@@ -11,8 +11,8 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from accel import importing
 from accel.errors import TargetMissing
+from accel.patching import importing
 
 
 class _Absent:

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from accel import importing
-from accel.places import ABSENT, Place, alike, bare, lives_in
+from accel.patching import importing
+from accel.patching.places import ABSENT, Place, alike, bare, lives_in
 from accel.values import Level, Note
 
 _LRU_CACHE = type(functools.lru_cache(lambda: None))

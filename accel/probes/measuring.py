@@ -145,6 +145,7 @@ def no_fallback(device: str) -> Iterator[None]:
 
 
 def ms_since(begin: float) -> float:
+    """Milliseconds since a reading of `time.perf_counter`."""
     return (time.perf_counter() - begin) * 1000
 
 

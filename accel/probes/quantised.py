@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from accel._probe_numbers import (
+from accel.probes.measuring import (
     TOLERANCE,
     Refused,
     check,

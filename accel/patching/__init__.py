@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
 
-from accel import importing
 from accel.errors import PatchConflict, PatchError, TargetMissing, VersionMismatch
-from accel.places import ABSENT, Place, alike, bare, locate
-from accel.slots import Changes, Layer, Slot, slot_for
+from accel.patching import importing
+from accel.patching.places import ABSENT, Place, alike, bare, locate
+from accel.patching.slots import Changes, Layer, Slot, slot_for
 from accel.values import Level, Note, Patch
 
 State = Literal["applied", "waiting", "skipped", "failed", "reverted"]
@@ -121,7 +121,7 @@ class Journal:
 
 
 def flush() -> None:
-    """Apply what waits for modules that have been completed unnoticed; see `accel.importing`."""
+    """Apply what waits for modules that have been completed unnoticed (see `importing`)."""
     importing.flush()
 
 

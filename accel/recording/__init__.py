@@ -1,8 +1,8 @@
 """Recorded machines: a machine's answers as JSON, to be carried elsewhere and asked again.
 
 `record` asks this machine what detection asks, keeps every answer, and takes out what is private
-(`accel.scrubbing`). `load` and `parse` read such a document strictly (`accel.recording_form`): a
-mistake in it is named by its place. Everything but `schema` may be left out, and is absent then.
+(`scrubbing`). `load` and `parse` read such a document strictly (`form`): a mistake in it is named
+by its place. Everything but `schema` may be left out, and is absent then.
 
     {"schema": "accel-machine/1", "title": "...",
      "kind": "reading",                      or "composed": put together from documented facts
@@ -23,6 +23,7 @@ mistake in it is named by its place. Everything but `schema` may be left out, an
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 import re
@@ -33,8 +34,8 @@ from typing import Any, NoReturn
 
 from accel.errors import InputError
 from accel.machine import Answer, Cpu, Machine, Memory, Pci, Platform, canonical
-from accel.recording_form import DEEPEST, SCHEMA, check
-from accel.scrubbing import Scrubber
+from accel.recording.form import DEEPEST, SCHEMA, check
+from accel.recording.scrubbing import Scrubber
 from accel.values import EMPTY, as_json
 
 LARGEST = 16 * 2**20
@@ -122,27 +123,19 @@ class RecordedMachine(Machine):
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Whether a path matches as `glob.glob` has it: `*` stays in its part and skips dot files."""
-    parts = []
-    for part in pattern.split("/"):
-        hidden = "" if part.startswith(".") or not re.match(r"[*?\[]", part) else r"(?!\.)"
-        parts.append(hidden + _part(part))
-    expression = re.compile("/".join(parts), re.DOTALL)
-    return lambda path: expression.fullmatch(path) is not None
+    parts = pattern.split("/")
+
+    def matches(path: str) -> bool:
+        names = path.split("/")
+        return len(names) == len(parts) and all(map(_same, names, parts))
+
+    return matches
 
 
-def _part(part: str) -> str:
-    """A regular expression for one part of a glob pattern."""
-
-    def translate(found: re.Match[str]) -> str:
-        sign = found.group()
-        if sign in {"*", "?"}:
-            return "[^/]*" if sign == "*" else "[^/]"
-        if len(sign) > 1:
-            inner = sign[1:-1].replace("\\", r"\\").replace("[", r"\[")
-            return f"[^{inner[1:]}/]" if inner.startswith("!") else f"[{inner}]"
-        return re.escape(sign)
-
-    return re.sub(r"\[!?[^/]\]|\[!?[^/\]][^/\]]*\]|.", translate, part, flags=re.DOTALL)
+def _same(name: str, part: str) -> bool:
+    if name.startswith(".") and not part.startswith("."):
+        return False
+    return fnmatch.fnmatchcase(name, part)
 
 
 # Recording ------------------------------------------------------------------------------------

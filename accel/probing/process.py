@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).with_name("_probe_child.py")
+SCRIPT = Path(__file__).with_name("child.py")
 LOOK_SECONDS = 0.25
 """How often to look whether the child has ended though something it left behind holds its pipes."""
 END_SECONDS = 0.005
