@@ -26,7 +26,7 @@ REMOVED = "<removed>"
 _PHRASES = frozenset(
     [
         *("serial", "serial number", "serial no", "serial num", "serialnumber", "sn"),
-        *("uuid", "guid", "machine id", "boot id", "board id", "asset tag"),
+        *("uuid", "guid", "unique id", "hive id", "machine id", "boot id", "board id", "asset tag"),
         *("mac", "mac address", "mac addr", "ip address", "ip addr", "ipaddr", "master addr"),
         *("hostname", "host name", "nodename", "node name", "node list", "nodelist"),
         *("username", "user name", "login", "email", "token", "secret", "password", "passwd"),
@@ -61,6 +61,8 @@ _IPV4 = re.compile(r"(?<![\w.+-])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9a-f]*:)[0-9a-f:]{3,45}(?![\w:])", re.I)
 _VERSION_BEFORE = re.compile(r"(?:version|release|driver|firmware|build)\W[^\n]*$", re.I)
 _SEPARATOR = re.compile(r"[:=]")
+_PAIR = re.compile(r"^(\w+)([ \t]+)(\d+)$", re.MULTILINE)
+"""A line of a kernel's property file: a name and a number."""
 _ELEMENT = re.compile(r"<([\w-]+)>([^<>]*)</\1>")
 
 
@@ -75,6 +77,11 @@ def is_private_key(key: str) -> bool:
 def _words(key: str) -> tuple[str, ...]:
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key)
     return tuple(re.findall(r"[a-z0-9]+", parted.lower()))
+
+
+def _pair(found: re.Match[str]) -> str:
+    name, space, _ = found.groups()
+    return f"{name}{space}0" if is_private_key(name) else found.group()
 
 
 @dataclasses.dataclass
@@ -141,7 +148,7 @@ class Scrubber:
             else:
                 clean = self.value(data)
                 return text if clean == data else json.dumps(clean, indent=2)
-        text = _ELEMENT.sub(_element, text)
+        text = _PAIR.sub(_pair, _ELEMENT.sub(_element, text))
         lines = self._columns(text.split("\n"))
         return self._forms("\n".join(_labelled(line) for line in lines))
 

@@ -215,3 +215,8 @@ def test_files_that_name_the_host_are_not_kept() -> None:
     }
     made = record(parse(document, "box"), lambda box: [box.read(p) for p in document["files"]])
     assert set(made["files"].values()) == {REMOVED}
+
+
+def test_a_serial_number_in_a_kernels_property_file() -> None:
+    text = "simd_count 416\nunique_id 1234567890123456789\nhive_id 99887766\nlocation_id 1024\n"
+    assert Scrubber().text(text) == "simd_count 416\nunique_id 0\nhive_id 0\nlocation_id 1024\n"
