@@ -23,7 +23,7 @@ def matrix_instruction(arch: str, kernel: Kernel) -> str:
     """What must multiply; the largest units take no fewer than 64 rows of the left operand."""
     left = kernel.config.block_n if kernel.name == "linear" else kernel.config.block_m
     right = kernel.config.block_m if kernel.name == "linear" else kernel.config.block_k
-    if arch.startswith("sm_") and (left < 64 or (arch.startswith("sm_10") and right < 16)):
+    if arch.startswith("sm_") and (left < 64 or right < 16):
         return "mma.sync"
     return next((name for start, name in MATRIX.items() if arch.startswith(start)), "mma.sync")
 
