@@ -28,6 +28,7 @@ CASES = {
 
 
 def seconds(command: Sequence[str]) -> float:
+    """Wall-clock seconds of one run."""
     begin = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - begin
@@ -57,6 +58,7 @@ def inside_auto() -> float:
 
 
 def main() -> None:
+    """Measure, print the table, and write the raw runs with --json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--json", type=Path)

@@ -87,7 +87,7 @@ class Scheme:
         if self.format == "awq":
             return awq.write(weight)
         if self.format == "gptq":
-            return gptq.write(weight, v1=self.v1)
+            return gptq.write(weight, v1=self.v1, as_read=True)
         return compressed_tensors.write(
             weight, asymmetric=self.asymmetric, act_order=self.act_order
         )
@@ -139,7 +139,6 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         own.pop("bias", None)
         return {key: tensor.data for key, tensor in own.items()}
 
-    @torch.no_grad()
     def finish(
         self,
         preference: Sequence[str] = DEFAULT_PREFERENCE,
@@ -198,7 +197,7 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
 
     def to_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """A plain linear layer with the dequantised weight, in the model's dtype or `dtype`."""
-        linear = nn.Linear(
+        linear = DenseLinear(
             self.in_features,
             self.out_features,
             bias=self.bias is not None,
@@ -283,13 +282,29 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         """Take a checkpoint's tensors also when finished, all of them together."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         unexpected = args[3]
-        given = {key: state_dict[prefix + key] for key in self._stored if prefix + key in state_dict}
+        given = {
+            key: state_dict[prefix + key] for key in self._stored if prefix + key in state_dict
+        }
         if self._shape is None or not given:
             return
         device = self.packed[0].device
         weight = self.scheme.read(given, self.in_features, self.out_features, self.name)
         self._take(weight.to(device), device)
         unexpected[:] = [key for key in unexpected if key.removeprefix(prefix) not in given]
+
+
+class DenseLinear(nn.Linear):  # type: ignore[misc]
+    """What a quantised layer becomes. Like it, it takes x in any dtype, outside autocast too.
+
+    peft's `prepare_model_for_kbit_training` makes the norms float32 and so the activations, while
+    this weight has the dtype that the model was loaded in.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in_features] -> [..., out_features] in the dtype of x."""
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 def finish_all(model: nn.Module, preference: Sequence[str] = DEFAULT_PREFERENCE) -> dict[str, int]:

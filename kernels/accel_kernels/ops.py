@@ -86,8 +86,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 
 
 def _gradient(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
-    dx = quantized_linear_backward(dy, list(ctx.saved_tensors), *ctx.sizes)
-    return (dx, [None] * len(ctx.saved_tensors), *([None] * len(ctx.sizes)))
+    packed = list(ctx.saved_tensors)  # asked for once: checkpointing gives them out only once
+    dx = quantized_linear_backward(dy, packed, *ctx.sizes)
+    return (dx, [None] * len(packed), *([None] * len(ctx.sizes)))
 
 
 quantized_linear.register_autograd(_gradient, setup_context=_remember)

@@ -160,6 +160,8 @@ def calculation(op: str, d: str, s: list[str]) -> str:
         return f"{d} = {s[0]} | ({s[1]} + 1) << 24"
     if name == "setp":
         _, how, kind = op.split(".")
+        if how == "nan":
+            return f"{d} = {s[0]} != {s[0]} or {s[1]} != {s[1]}"
         wrap = "ptx.signed({0}, {1})" if kind[0] == "s" else "({0} & {2})"
         a = [wrap.format(x, kind[1:], MASK[kind[1:]]) for x in s]
         return f"{d} = {a[0]} {COMPARE[how]} {a[1]}"

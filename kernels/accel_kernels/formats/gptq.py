@@ -65,12 +65,15 @@ def holds_v2_zeros(weight: QuantizedWeight) -> bool:
     return bool((weight.zeros() == middle).all())
 
 
-def write(weight: QuantizedWeight, *, v1: bool = True) -> dict[str, torch.Tensor]:
+def write(
+    weight: QuantizedWeight, *, v1: bool = True, as_read: bool = False
+) -> dict[str, torch.Tensor]:
     """The tensors of a GPTQ layer, the zeros as v1 or v2 has them.
 
-    Raises FormatError for v1 with a zero of 0, which AutoGPTQ's readers take for 2**bits.
+    Raises FormatError for v1 with a zero of 0, which AutoGPTQ's readers take for 2**bits. With
+    `as_read` the words come out as `read` found them, that zero too.
     """
-    if v1 and bool((weight.zeros() == 0).any()):
+    if v1 and not as_read and bool((weight.zeros() == 0).any()):
         raise FormatError(
             "GPTQ v1 cannot say a zero of 0", remedy="write v2: checkpoint_format 'gptq_v2'"
         )

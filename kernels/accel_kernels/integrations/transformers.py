@@ -61,7 +61,7 @@ def make_config(base: type, method: str) -> type:
     """
     from transformers.utils.quantization_config import QuantizationMethod
 
-    class Kept(base):  # type: ignore[misc, valid-type]
+    class Kept(base):  # type: ignore[misc]
         def __init__(self, **given: Any) -> None:
             self.__dict__.update(copy.deepcopy(given))
             self._given = tuple(given)
@@ -160,7 +160,9 @@ def make_quantizers(
         def is_serializable(self, safe_serialization: Any = None) -> bool:
             model = self._model()
             if model is not None:
-                settle_config(model, self.quantization_config, self.places)
+                # transformers 4 copies the config, and with it this one.
+                own = getattr(model.config, "quantization_config", self.quantization_config)
+                settle_config(model, own, self.places)
             return True
 
         @property
@@ -232,13 +234,15 @@ def settle_config(model: nn.Module, config: Any, places: Iterable[str]) -> None:
             _leave_out(config, plain)
     elif plain and getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
+        # transformers 4 keeps a dtype there that no JSON can hold.
+        model.config.__dict__.pop("_pre_quantization_dtype", None)
         model.is_quantized = False
 
 
 def _leave_out(config: Any, names: Sequence[str]) -> None:
     method = method_of(config)
     if method == "gptq":
-        patterns = {f"-:^{re.escape(name)}$": {} for name in names}
+        patterns: dict[str, Any] = {f"-:^{re.escape(name)}$": {} for name in names}
         config.change("dynamic", {**patterns, **(getattr(config, "dynamic", None) or {})})
         return
     key = "modules_to_not_convert" if method == "awq" else "ignore"
