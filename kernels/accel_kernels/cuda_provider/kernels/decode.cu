@@ -1,0 +1,209 @@
+// y = x W for few rows of x, at the speed of reading W once.
+//
+// Also set: ROWS (tiles of 8 rows of x), COLUMNS (n16 tiles of a warp: 1, 2 or 4), WARPS (of a
+// block, each with its own part of K), DEPTH (chunks a warp has on their way), SPLIT (blocks that
+// share a tile's K), CLUSTER (they are one cluster and add up through each other's shared memory;
+// else `parts` takes their sums and `combine` adds them), BLOCKS (of one multiprocessor), FLOAT_OUT.
+//
+// EARLY (the kernel may be launched before the one before it has ended, and has that many times DEPTH
+// chunks brought into the L2 cache until then; sm_90 and up), AHEAD (x of the
+// next chunk is read while this one is worked on).
+//
+// Every warp streams its own words from global memory to registers; nothing waits for another warp
+// before the sums are added, in a fixed order.
+
+#include "common.cuh"
+#include "fragments.cuh"
+#include "streams.cuh"
+
+constexpr int OUTPUTS = COLUMNS * 16;
+constexpr int FRAGMENTS = COLUMNS * ROWS * 128;  // fp32 sums of one warp
+
+INLINE void load_x(uint4 (&x)[ROWS][2], const u16* base, int c, int m, int k_of_lane, int rows,
+                   int K) {
+#pragma unroll
+  for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int row = m + 8 * i, k = c * CHUNK + 32 * j + k_of_lane;
+      x[i][j] = make_uint4(0, 0, 0, 0);
+      if (row < rows && k < K) x[i][j] = *reinterpret_cast<const uint4*>(base + u64(row) * K + k);
+    }
+}
+
+INLINE Zeros zeros_at(const Chunk& chunk, int half, int first, int column) {
+#if BITS == 4
+  return zeros_of(chunk.zeros(half, 0) >> (8 * first), column);
+#else
+  return zeros_of(chunk.zeros(half, (first + column) >> 1) >> (16 * (first & 1)), (column & 1) * 2);
+#endif
+}
+
+INLINE void accumulate(float (&sums)[COLUMNS][ROWS][4], const Chunk& chunk,
+                       const uint4 (&x)[ROWS][2], int first) {
+#pragma unroll
+  for (int column = 0; column < COLUMNS; ++column) {
+    float part[ROWS][4];
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      const bool fresh = step % (4 / HALVES) == 0;
+      const int half = TWO_GROUPS ? step / 2 : 0;
+      const Zeros z = zeros_at(chunk, half, first, column);
+      const uint4 v = chunk.words(column * VECTORS + (VECTORS == 2 ? step / 2 : 0));
+      const u32 lane_words[4] = {v.x, v.y, v.z, v.w};
+      u32 a[4];
+      expand(lane_words + (VECTORS == 2 ? (step & 1) * 2 : step), z, a);
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) {
+        const uint4 b = x[i][step / 2];
+        multiply(part[i], a, step & 1 ? b.z : b.x, step & 1 ? b.w : b.y, fresh);
+      }
+      if (step % (4 / HALVES) == 4 / HALVES - 1) {
+        const float2 s = chunk.scales(half, column);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+          for (int r = 0; r < 4; ++r) sums[column][i][r] += (r < 2 ? s.x : s.y) * part[i][r];
+      }
+    }
+  }
+}
+
+// Where the sum of output n, row m stands among a warp's fragments.
+INLINE int fragment_of(int n, int m) {
+  const int r = ((n >> 3) & 1) * 2 + (m & 1);
+  return ((n >> 4) * ROWS + (m >> 3)) * 128 + r * 32 + (n & 7) * 4 + ((m & 7) >> 1);
+}
+
+INLINE void store(void* y, u64 at, float value) {
+  value *= UNIT;
+#if FLOAT_OUT
+  static_cast<float*>(y)[at] = value;
+#else
+  static_cast<u16*>(y)[at] = BF16 ? float_to_bfloat(value) : float_to_half(value);
+#endif
+}
+
+#if CLUSTER
+INLINE void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+INLINE float read_neighbour(const float* own, int rank) {
+  u32 address = u32(__cvta_generic_to_shared(own)), there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  float value;
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there));
+  return value;
+}
+#endif
+
+// No pointer is __restrict__: the compiler would read x and the weights as if they never changed, and
+// so perhaps before the kernel that writes them has ended.
+extern "C" __global__ void
+#if CLUSTER
+__cluster_dims__(1, SPLIT, 1)
+#endif
+__launch_bounds__(WARPS * 32, BLOCKS)
+decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, void* y,
+       float* parts, int M, int N, int K, int chunks, int groups) {
+  extern __shared__ __align__(16) float shared[];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int tile = blockIdx.x / (4 / COLUMNS), first = blockIdx.x % (4 / COLUMNS) * COLUMNS;
+  const int first_row = blockIdx.z * (ROWS * 8), rows = min(M - first_row, ROWS * 8);
+  const Weight weight = {words, scales, zeros};
+  const u16* base = x + u64(first_row) * K;
+  const int share = blockIdx.y * WARPS + warp;
+  const int begin = int(u64(chunks) * share / (SPLIT * WARPS));
+  const int end = int(u64(chunks) * (share + 1) / (SPLIT * WARPS));
+
+#if EARLY
+  // Weights may be on their way into the L2 cache while the kernel before this one still runs; they
+  // are read only afterwards, for that kernel may have written them.
+  constexpr int LINES = COLUMNS * VECTORS * 4;  // of 128 bytes, a warp's part of a chunk
+  for (int line = lane; line < EARLY * DEPTH * LINES; line += 32) {
+    const int c = begin + line / LINES;
+    const uint4* at = words + ((u64(tile) * chunks + c) * 4 + first) * (32 * VECTORS);
+    if (c < end) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + line % LINES * 8));
+  }
+  asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
+#endif
+  float sums[COLUMNS][ROWS][4] = {};
+  uint4 x_here[ROWS][2];
+  const int m = lane >> 2, k_of_lane = (lane & 3) * 8;
+  if (AHEAD && begin < end) load_x(x_here, base, begin, m, k_of_lane, rows, K);
+  Stream stream(weight, tile, first, begin, end, chunks, groups, shared, warp, lane);
+  for (int turn = begin; turn < end; turn += UNROLL) {
+#pragma unroll
+    for (int d = 0; d < UNROLL; ++d) {
+      const int c = turn + d;
+      if (c >= end) break;
+      const Chunk& chunk = stream.wait(d);
+#if AHEAD
+      uint4 x_next[ROWS][2];
+      if (c + 1 < end) load_x(x_next, base, c + 1, m, k_of_lane, rows, K);
+#else
+      load_x(x_here, base, c, m, k_of_lane, rows, K);
+#endif
+      accumulate(sums, chunk, x_here, first);
+      stream.refill(c, d);
+#if AHEAD
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i) x_here[i][0] = x_next[i][0], x_here[i][1] = x_next[i][1];
+#endif
+    }
+  }
+  stream.finish();
+
+  float* own = shared + warp * FRAGMENTS;
+#pragma unroll
+  for (int i = 0; i < COLUMNS * ROWS; ++i)
+#pragma unroll
+    for (int r = 0; r < 4; ++r) own[i * 128 + r * 32 + lane] = sums[i / ROWS][i % ROWS][r];
+  __syncthreads();
+
+  const int count = rows * OUTPUTS, first_output = (blockIdx.x * COLUMNS) * 16;
+#if CLUSTER
+  // The sums of this block's warps stand in the first warp's place, for the others to read.
+  for (int i = threadIdx.x; i < count; i += WARPS * 32) {
+    const int at = fragment_of(i % OUTPUTS, i / OUTPUTS);
+    float sum = shared[at];
+    for (int w = 1; w < WARPS; ++w) sum += shared[w * FRAGMENTS + at];
+    shared[at] = sum;
+  }
+  cluster_barrier();
+  for (int i = blockIdx.y * (WARPS * 32) + threadIdx.x; i < count; i += WARPS * 32 * SPLIT) {
+    const int n = first_output + i % OUTPUTS, at = fragment_of(i % OUTPUTS, i / OUTPUTS);
+    float sum = 0.0f;
+#pragma unroll
+    for (int rank = 0; rank < SPLIT; ++rank) sum += read_neighbour(shared + at, rank);
+    if (n < N) store(y, u64(first_row + i / OUTPUTS) * N + n, sum);
+  }
+  cluster_barrier();
+#else
+  for (int i = threadIdx.x; i < count; i += WARPS * 32) {
+    const int n = first_output + i % OUTPUTS, at = fragment_of(i % OUTPUTS, i / OUTPUTS);
+    float sum = shared[at];
+    for (int w = 1; w < WARPS; ++w) sum += shared[w * FRAGMENTS + at];
+    const u64 out = u64(first_row + i / OUTPUTS) * N + n;
+    if (n >= N) continue;
+    if (SPLIT > 1)
+      parts[u64(blockIdx.y) * M * N + out] = sum;
+    else
+      store(y, out, sum);
+  }
+#endif
+}
+
+#if SPLIT > 1 && !CLUSTER
+// Adds the sums of the blocks that shared a tile's K, in the order of K.
+extern "C" __global__ void __launch_bounds__(256)
+combine(const float* __restrict__ parts, void* __restrict__ y, int count) {
+  const int i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= count) return;
+  float sum = 0.0f;
+#pragma unroll
+  for (int part = 0; part < SPLIT; ++part) sum += parts[u64(part) * count + i];
+  store(y, i, sum);
+}
+#endif

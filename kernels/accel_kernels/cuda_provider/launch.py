@@ -1,0 +1,128 @@
+"""Loads machine code into the GPU's context and launches kernels on torch's current stream.
+
+The driver is called through ctypes; torch has made the context by the time there is a tensor to
+work on. Source of the calls: "CUDA Driver API" in NVIDIA's documentation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import torch
+
+from accel.errors import AccelError
+from accel_kernels.cuda_provider.compiling import Program, binary
+
+DEFAULT_SHARED = 48 * 1024
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+class LaunchError(AccelError):
+    """The driver refused to load or launch a kernel."""
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = (
+        ("id", ctypes.c_int),
+        ("pad", ctypes.c_char * 4),
+        ("value", ctypes.c_int * 16),
+    )
+
+
+class _Config(ctypes.Structure):
+    _fields_ = (
+        *((f"grid_{axis}", ctypes.c_uint) for axis in "xyz"),
+        *((f"block_{axis}", ctypes.c_uint) for axis in "xyz"),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("attribute_count", ctypes.c_uint),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+
+
+def _check(status: int, doing: str) -> None:
+    if not status:
+        return
+    text = ctypes.c_char_p()
+    _driver().cuGetErrorString(status, ctypes.byref(text))
+    message = text.value.decode() if text.value else "unknown"
+    raise LaunchError(
+        f"{doing} must succeed", found=f"CUDA error {status}: {message}", remedy="nvidia-smi"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """A kernel in one GPU's context. `early` lets it start while the kernel before it ends."""
+
+    handle: ctypes.c_void_p
+    name: str
+    early: bool
+
+    def __call__(
+        self,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared_bytes: int,
+        arguments: Sequence[torch.Tensor | int | None],
+    ) -> None:
+        """Launch on the current stream of the current device. Raises LaunchError."""
+        values = [_argument(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(
+            *(ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values)
+        )
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        if not self.early:
+            status = _driver().cuLaunchKernel(
+                self.handle, *grid, threads, 1, 1, shared_bytes, stream, pointers, None
+            )
+        else:
+            attribute = _Attribute(id=_SERIALIZATION)
+            attribute.value[0] = 1
+            config = _Config(
+                *grid, threads, 1, 1, shared_bytes, stream, ctypes.pointer(attribute), 1
+            )
+            status = _driver().cuLaunchKernelEx(ctypes.byref(config), self.handle, pointers, None)
+        _check(status, f"launching {self.name}")
+
+
+def _argument(value: torch.Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
+    if isinstance(value, int):
+        return ctypes.c_int(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+@functools.lru_cache(maxsize=1024)
+def function(
+    program: Program, name: str, device: int, shared_bytes: int = 0, early: bool = False
+) -> Function:
+    """Kernel `name` of `program`, compiled if need be and loaded on GPU number `device`.
+
+    Loading cannot be captured in a CUDA graph: call once before capturing. Raises LaunchError,
+    CompileError or CapabilityUnavailable.
+    """
+    code = binary(program, torch.cuda.get_device_capability(device))
+    module, handle = ctypes.c_void_p(), ctypes.c_void_p()
+    with torch.cuda.device(device):
+        torch.cuda.current_stream()
+        _check(_driver().cuModuleLoadData(ctypes.byref(module), code), f"loading {program.file}")
+        _check(
+            _driver().cuModuleGetFunction(ctypes.byref(handle), module, name.encode()),
+            f"finding {name} in {program.file}",
+        )
+        if shared_bytes > DEFAULT_SHARED:
+            _check(
+                _driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared_bytes),
+                f"giving {name} {shared_bytes} bytes of shared memory",
+            )
+    return Function(handle, name, early)
