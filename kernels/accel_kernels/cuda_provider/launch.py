@@ -61,6 +61,22 @@ def _check(status: int, doing: str) -> None:
     )
 
 
+def driver_call(name: str, *arguments: object) -> None:
+    """Call a function of the driver. Raises LaunchError with the driver's own message."""
+    _check(getattr(_driver(), name)(*arguments), name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """A kernel's argument that is passed by value, as its bytes."""
+
+    content: bytes
+
+
+Argument = torch.Tensor | Structure | int | None
+"""A tensor's address, a structure, a number of 32 bits, or an address that is null."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A kernel in one GPU's context. `early` lets it start while the kernel before it ends."""
@@ -74,7 +90,7 @@ class Function:
         grid: tuple[int, int, int],
         threads: int,
         shared_bytes: int,
-        arguments: Sequence[torch.Tensor | int | None],
+        arguments: Sequence[Argument],
     ) -> None:
         """Launch on the current stream of the current device. Raises LaunchError."""
         values = [_argument(argument) for argument in arguments]
@@ -96,9 +112,11 @@ class Function:
         _check(status, f"launching {self.name}")
 
 
-def _argument(value: torch.Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
+def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.Array[ctypes.c_char]:
     if isinstance(value, int):
         return ctypes.c_int(value)
+    if isinstance(value, Structure):
+        return ctypes.create_string_buffer(value.content, len(value.content))
     return ctypes.c_void_p(None if value is None else value.data_ptr())
 
 

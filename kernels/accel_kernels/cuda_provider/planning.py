@@ -17,6 +17,8 @@ from accel_kernels.providers import Shape
 SCALE_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FEW_ROWS = 64
 """Rows of x up to which the decode kernel is used."""
+FEW_ROWS_OF_HOPPER = 8
+"""The same where there is wgmma."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""y = x W and dX = dY W^T for many rows on Hopper: kernels/hopper.cu, where every word is explained."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import itertools
+
+import torch
+
+from accel_kernels.cuda_provider import layout
+from accel_kernels.cuda_provider.compiling import Program
+from accel_kernels.cuda_provider.launch import Structure, driver_call, function
+from accel_kernels.cuda_provider.planning import SCALE_KINDS, gpu, group_constant
+from accel_kernels.providers import Shape
+
+CAPABILITY = (9, 0)
+SLACK = 2048
+"""Bytes of a block's shared memory left for barriers and for aligning the rest."""
+FLAGS, FLAG_PLACES = 1024, 1024
+"""Flags of a launch: more than warpgroups that multiply on any GPU; and launches that have their own."""
+
+_BFLOAT16, _FLOAT16 = 9, 6  # CU_TENSOR_MAP_DATA_TYPE
+_SWIZZLE_128B = 3
+_L2_256B = 3
+_MAP_BYTES, _MAP_ALIGNMENT = 128, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """Constants of kernels/hopper.cu that do not follow from the weight."""
+
+    rows: int
+    warpgroups: int = 2
+    cluster: int = 1
+
+    @property
+    def span(self) -> int:
+        """Features of one side of W that a block multiplies."""
+        return 128 * self.warpgroups
+
+    def stage_bytes(self, shape: Shape, scales: torch.dtype, *, backward: bool) -> int:
+        """Shared memory of one piece of the sum on its way."""
+        group = group_constant(shape)
+        pieces = 2 * self.warpgroups
+        if backward:
+            group_rows = self.span // group + 2 if group else 1
+        else:
+            group_rows = pieces * (2 if group % layout.CHUNK else 1)
+        used = self.rows * 128 + pieces * 2048 + group_rows * (64 * scales.itemsize + 32)
+        return -(-used // 1024) * 1024
+
+    @property
+    def out_bytes(self) -> int:
+        return self.warpgroups * 2 * self.rows * 128
+
+
+def refuses(x: torch.Tensor, scales: torch.Tensor, shape: Shape) -> bool:
+    """Whether this product must be computed otherwise."""
+    if torch.cuda.get_device_capability(x.device) != CAPABILITY or shape.bits != 4:
+        return True
+    if shape.in_features % 8 or shape.out_features % 8:
+        return True  # TMA takes rows of whole 16 bytes
+    if x.dtype == torch.float16:
+        return scales.dtype != torch.float16
+    return x.dtype != torch.bfloat16
+
+
+def tiling(rows: int) -> Tiling:
+    """The cut for that many rows of x."""
+    for few in (16, 32, 64):
+        if rows <= few:
+            return Tiling(few)
+    return Tiling(128, cluster=2 if rows > 512 else 1)
+
+
+def multiply(
+    x: torch.Tensor, packed: list[torch.Tensor], shape: Shape, *, backward: bool = False,
+    cut: Tiling | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """x [M, K] W, or with `backward` x [M, N] W transposed; fp16 or bf16, summed in fp32.
+
+    W is rounded to the dtype of x. `x` is contiguous and its address a multiple of 16.
+    """
+    words, zeros, scales = packed[:3]
+    rows = x.shape[0]
+    features = shape.in_features if backward else shape.out_features
+    cut = cut or tiling(rows)
+    device = x.device.index
+    limits = gpu(device)
+    stage = cut.stage_bytes(shape, scales.dtype, backward=backward)
+    stages = min(12, (limits.bytes_of_block - SLACK - cut.out_bytes) // stage)
+    shared = stages * stage + cut.out_bytes + 1024
+    program = Program.of(
+        "hopper.cu", variant="a",
+        BF16=int(x.dtype == torch.bfloat16), BITS=4, GROUP=group_constant(shape),
+        SCALE=SCALE_KINDS[scales.dtype], BACKWARD=int(backward), M_TILE=cut.rows,
+        WARPGROUPS=cut.warpgroups, STAGES=stages, CLUSTER=cut.cluster, EARLY=1,
+    )  # fmt: skip
+    y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
+    chunks, tiles = layout.chunks(shape), layout.tiles(shape)
+    across, depth = (chunks, tiles) if backward else (tiles, chunks)
+    units = -(-across // (2 * cut.warpgroups * cut.cluster)) * -(-rows // cut.rows) * depth
+    clusters = min(limits.multiprocessors // cut.cluster, units)
+    blocks = clusters * cut.cluster
+    parts = torch.empty(blocks * cut.span * cut.rows, dtype=torch.float32, device=x.device)
+    arguments = [
+        tensor_map(x.data_ptr(), rows, x.shape[1], cut.rows // cut.cluster, x.dtype),
+        tensor_map(y.data_ptr(), rows, features, cut.rows, x.dtype),
+        words, scales, zeros, parts, _flags(device), rows,
+        shape.out_features, shape.in_features, chunks, tiles, layout.groups(shape),
+    ]  # fmt: skip
+    with torch.cuda.device(device):
+        kernel = function(program, "multiply_tiles", device, shared, early=True)
+        kernel((blocks, 1, 1), 128 * cut.warpgroups + 128, shared, arguments)
+    return y
+
+
+@functools.lru_cache(maxsize=4096)
+def tensor_map(address: int, rows: int, columns: int, box: int, dtype: torch.dtype) -> Structure:
+    """How TMA reads or writes boxes of [box, 64] of a contiguous [rows, columns]."""
+    buffer = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
+    skipped = -ctypes.addressof(buffer) % _MAP_ALIGNMENT
+    driver_call(
+        "cuTensorMapEncodeTiled", ctypes.c_void_p(ctypes.addressof(buffer) + skipped),
+        _BFLOAT16 if dtype == torch.bfloat16 else _FLOAT16, 2, ctypes.c_void_p(address),
+        (ctypes.c_uint64 * 2)(columns, rows), (ctypes.c_uint64 * 1)(columns * dtype.itemsize),
+        (ctypes.c_uint32 * 2)(64, box), (ctypes.c_uint32 * 2)(1, 1),
+        0, _SWIZZLE_128B, _L2_256B, 0,
+    )  # fmt: skip
+    return Structure(buffer.raw[skipped : skipped + _MAP_BYTES])
+
+
+_turns = itertools.count()
+
+
+def _flags(device: int) -> torch.Tensor:
+    """Lowered flags, enough for any grid, that no other running kernel uses.
+
+    A kernel lowers the flags it raises. Calls take theirs in turn, captured ones included, from far
+    more than there can be kernels running at once.
+    """
+    places = _flag_places(device)
+    return places[next(_turns) % len(places)]
+
+
+@functools.lru_cache(maxsize=64)
+def _flag_places(device: int) -> tuple[torch.Tensor, ...]:
+    made = torch.zeros(FLAG_PLACES, FLAGS, dtype=torch.int32, device=f"cuda:{device}")
+    return made.unbind(0)
