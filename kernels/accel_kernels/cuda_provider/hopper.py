@@ -18,6 +18,7 @@ from accel_kernels.providers import Shape
 CAPABILITY = (9, 0)
 SLACK = 2048
 """Bytes of a block's shared memory left for barriers and for aligning the rest."""
+EVEN_ENOUGH = 0.9
 FLAGS, FLAG_PLACES = 1024, 1024
 """Flags of a launch: more than warpgroups that multiply on any GPU; and launches that have their own."""
 
@@ -32,28 +33,33 @@ class Tiling:
     """Constants of kernels/hopper.cu that do not follow from the weight."""
 
     rows: int
-    warpgroups: int = 2
+    height: int = 2
     cluster: int = 1
+    warpgroups: int = 2
 
     @property
     def span(self) -> int:
         """Features of one side of W that a block multiplies."""
-        return 128 * self.warpgroups
+        return 64 * self.pieces
+
+    @property
+    def pieces(self) -> int:
+        """The same in pieces of 64."""
+        return self.height * self.warpgroups
 
     def stage_bytes(self, shape: Shape, scales: torch.dtype, *, backward: bool) -> int:
         """Shared memory of one piece of the sum on its way."""
         group = group_constant(shape)
-        pieces = 2 * self.warpgroups
         if backward:
             group_rows = self.span // group + 2 if group else 1
         else:
-            group_rows = pieces * (2 if group % layout.CHUNK else 1)
-        used = self.rows * 128 + pieces * 2048 + group_rows * (64 * scales.itemsize + 32)
+            group_rows = self.pieces * (2 if group % layout.CHUNK else 1)
+        used = self.rows * 128 + self.pieces * 2048 + group_rows * (64 * scales.itemsize + 32)
         return -(-used // 1024) * 1024
 
     @property
     def out_bytes(self) -> int:
-        return self.warpgroups * 2 * self.rows * 128
+        return self.pieces * self.rows * 128
 
 
 def refuses(x: torch.Tensor, scales: torch.Tensor, shape: Shape) -> bool:
@@ -73,6 +79,16 @@ def tiling(rows: int) -> Tiling:
         if rows <= few:
             return Tiling(few)
     return Tiling(128, cluster=2 if rows > 512 else 1)
+
+
+def clusters_for(tiles: int, depth: int, most: int) -> int:
+    """How many clusters share `tiles` tiles of `depth` pieces each.
+
+    All of them, unless nearly as many give each tile to the same number of clusters: then none has
+    parts of two tiles.
+    """
+    even = most // tiles * tiles
+    return min(even if even >= EVEN_ENOUGH * most else most, tiles * depth)
 
 
 def multiply(
@@ -96,13 +112,13 @@ def multiply(
         "hopper.cu", variant="a",
         BF16=int(x.dtype == torch.bfloat16), BITS=4, GROUP=group_constant(shape),
         SCALE=SCALE_KINDS[scales.dtype], BACKWARD=int(backward), M_TILE=cut.rows,
-        WARPGROUPS=cut.warpgroups, STAGES=stages, CLUSTER=cut.cluster, EARLY=1,
+        WARPGROUPS=cut.warpgroups, HEIGHT=cut.height, STAGES=stages, CLUSTER=cut.cluster, EARLY=1,
     )  # fmt: skip
     y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
     chunks, tiles = layout.chunks(shape), layout.tiles(shape)
     across, depth = (chunks, tiles) if backward else (tiles, chunks)
-    units = -(-across // (2 * cut.warpgroups * cut.cluster)) * -(-rows // cut.rows) * depth
-    clusters = min(limits.multiprocessors // cut.cluster, units)
+    tiles_of_y = -(-across // (cut.pieces * cut.cluster)) * -(-rows // cut.rows)
+    clusters = clusters_for(tiles_of_y, depth, limits.multiprocessors // cut.cluster)
     blocks = clusters * cut.cluster
     parts = torch.empty(blocks * cut.span * cut.rows, dtype=torch.float32, device=x.device)
     arguments = [

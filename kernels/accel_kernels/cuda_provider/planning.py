@@ -41,7 +41,9 @@ class Cut:
         vectors = shape.bits // 4
         halves = 2 if group_constant(shape) % layout.CHUNK else 1
         of_group = 8 * (self.columns * 2 * scales.itemsize + vectors * 4)
-        ring = self.warps * self.depth * (self.columns * vectors * 512 + halves * of_group)
+        of_x = self.rows * 1024 if self.rows > 1 else 0
+        of_chunk = self.columns * vectors * 512 + halves * of_group + of_x
+        ring = self.warps * self.depth * of_chunk
         return max(sums, ring) if self.ring else sums
 
 

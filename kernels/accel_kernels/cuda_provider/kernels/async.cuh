@@ -22,17 +22,44 @@ INLINE void barrier_expect(u32 barrier, u32 bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Arrives at the barrier at the same address in block `rank` of the cluster.
-INLINE void barrier_arrive(u32 barrier, int rank) {
-  asm volatile(
-      "{\n .reg .b32 there;\n mapa.shared::cluster.u32 there, %0, %1;\n"
-      " mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
+// Where block `rank` of the cluster has what stands at `own` here.
+INLINE u32 address_in(u32 own, int rank) {
+  u32 there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(own), "r"(rank));
+  return there;
+}
+
+INLINE void barrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+INLINE u32 read_word(u32 at) {
+  u32 v;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+  return v;
+}
+
+INLINE uint2 read_two(u32 at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
+  return v;
+}
+
+INLINE uint4 read_four(u32 at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  return v;
 }
 
 INLINE void copy_bytes(u32 to, const void* from, u32 bytes, u32 barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+
+INLINE void prefetch_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 INLINE void copy_box(u32 to, const TensorMap* map, int x, int y, u32 barrier) {
@@ -86,6 +113,11 @@ INLINE void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :
 #define N32 N16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define N64 N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define N128 N64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "   \
+                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, "   \
+                 "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "     \
+                 "%123, %124, %125, %126, %127"
 
 // d += a b, or d = a b where `fresh`: a [64, 16] in registers, b [16, M_TILE] in shared memory.
 #define WGMMA(N, SUMS, A, B, FRESH, ...)                                                                    \
@@ -102,8 +134,11 @@ INLINE void multiply_into(float (&d)[M_TILE / 2], const u32 (&a)[4], u64 b, bool
   WGMMA("32", N16, "%16, %17, %18, %19", "%20", "%21", F8(0), F8(8));
 #elif M_TILE == 64
   WGMMA("64", N32, "%32, %33, %34, %35", "%36", "%37", F8(0), F8(8), F8(16), F8(24));
-#else
+#elif M_TILE == 128
   WGMMA("128", N64, "%64, %65, %66, %67", "%68", "%69", F8(0), F8(8), F8(16), F8(24), F8(32), F8(40),
         F8(48), F8(56));
+#else
+  WGMMA("256", N128, "%128, %129, %130, %131", "%132", "%133", F8(0), F8(8), F8(16), F8(24), F8(32), F8(40),
+        F8(48), F8(56), F8(64), F8(72), F8(80), F8(88), F8(96), F8(104), F8(112), F8(120));
 #endif
 }

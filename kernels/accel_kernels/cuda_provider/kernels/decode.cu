@@ -110,6 +110,7 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
   const int first_row = blockIdx.z * (ROWS * 8), rows = min(M - first_row, ROWS * 8);
   const Weight weight = {words, scales, zeros};
   const u16* base = x + u64(first_row) * K;
+  const Activations activations = {base, rows, K};
   const int share = blockIdx.y * WARPS + warp;
   const int begin = int(u64(chunks) * share / (SPLIT * WARPS));
   const int end = int(u64(chunks) * (share + 1) / (SPLIT * WARPS));
@@ -128,26 +129,26 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
   float sums[COLUMNS][ROWS][4] = {};
   u32 x_here[ROWS][8];
   const int m = lane >> 2, t = lane & 3;
-  if (AHEAD && begin < end) load_x(x_here, base, begin, m, t, rows, K);
-  Stream stream(weight, tile, first, begin, end, chunks, groups, shared, warp, lane);
+  if (!X_RING && AHEAD && begin < end) load_x(x_here, base, begin, m, t, rows, K);
+  Stream stream(weight, activations, tile, first, begin, end, chunks, groups, shared, warp, lane);
   for (int turn = begin; turn < end; turn += UNROLL) {
 #pragma unroll
     for (int d = 0; d < UNROLL; ++d) {
       const int c = turn + d;
       if (c >= end) break;
       const Chunk& chunk = stream.wait(d);
-#if AHEAD
       u32 x_next[ROWS][8];
-      if (c + 1 < end) load_x(x_next, base, c + 1, m, t, rows, K);
-#else
-      load_x(x_here, base, c, m, t, rows, K);
-#endif
+      if (X_RING)
+        chunk.read_x(x_here);
+      else if (!AHEAD)
+        load_x(x_here, base, c, m, t, rows, K);
+      else if (c + 1 < end)
+        load_x(x_next, base, c + 1, m, t, rows, K);
       accumulate(sums, chunk, x_here, first);
       stream.refill(c, d);
-#if AHEAD
+      if (!X_RING && AHEAD)
 #pragma unroll
-      for (int i = 0; i < ROWS * 8; ++i) x_here[i / 8][i % 8] = x_next[i / 8][i % 8];
-#endif
+        for (int i = 0; i < ROWS * 8; ++i) x_here[i / 8][i % 8] = x_next[i / 8][i % 8];
     }
   }
   stream.finish();

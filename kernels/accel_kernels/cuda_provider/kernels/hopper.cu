@@ -4,8 +4,8 @@
 // registers and multiplied from there. So the product is transposed: its rows are W's output features
 // (BACKWARD: its input features), its columns the rows of x. The sum runs over pieces of 64.
 //
-// Also set: M_TILE (rows of x of a block: 16, 32, 64, 128), WARPGROUPS (that multiply, each two pieces of
-// 64 rows of the product), STAGES (pieces of the sum in flight), CLUSTER (blocks that share x: 1 or 2),
+// Also set: M_TILE (rows of x of a block: 16, 32, 64, 128, 256), WARPGROUPS (that multiply), HEIGHT (pieces of
+// 64 rows of the product that each of them has: 1 or 2), STAGES (pieces of the sum in flight), CLUSTER (blocks that share x: 1 or 2),
 // EARLY (may be launched before the kernel before it has ended). BITS is 4.
 //
 // Every cluster has an equal share of all pieces of all tiles ("stream-K"). A tile whose sum is shared by
@@ -17,7 +17,7 @@
 #include "fragments.cuh"
 #include "async.cuh"
 
-constexpr int PIECES = 2 * WARPGROUPS;  // of 64 rows of the product
+constexpr int PIECES = HEIGHT * WARPGROUPS;  // of 64 rows of the product
 constexpr int SPAN = 64 * PIECES;
 constexpr int SUMS = M_TILE / 2;  // fp32 sums of a thread for one piece
 constexpr int SCALE_SIZE = SCALE == 2 ? 4 : 2;
@@ -27,7 +27,7 @@ constexpr int WORD_BYTES = PIECES * 2048;
 constexpr int SCALE_BYTES = ROWS_OF_GROUPS * 64 * SCALE_SIZE;
 constexpr int ZERO_BYTES = ROWS_OF_GROUPS * 32;
 constexpr int STAGE_BYTES = (X_BYTES + WORD_BYTES + SCALE_BYTES + ZERO_BYTES + 1023) / 1024 * 1024;
-constexpr int OUT_BYTES = 2 * M_TILE * 128;  // of a warpgroup
+constexpr int OUT_BYTES = HEIGHT * M_TILE * 128;  // of a warpgroup
 constexpr int THREADS = 128 * WARPGROUPS + 128;
 
 struct Weight4 {
@@ -57,17 +57,28 @@ struct Walk {  // over the tiles and pieces that this cluster works on
   INLINE void next() { unit += last() - first(); }
 };
 
+// The stage that is filled or used next, and the phase of its barriers.
 struct Ring {
-  int stage, turn;
+  u32 stage, full, parity, end;
+
+  INLINE Ring(u32 stages, u32 full) : stage(stages), full(full), parity(0), end(full + 8 * STAGES) {}
+  INLINE u32 empty() const { return full + 8 * STAGES; }
   INLINE void advance() {
-    if (++stage == STAGES) stage = 0, turn ^= 1;
+    stage += STAGE_BYTES, full += 8;
+    if (full == end) stage -= STAGES * STAGE_BYTES, full -= 8 * STAGES, parity ^= 1;
   }
 };
+
+// Whether the scales for piece `at` of the sum are others than for the piece before it.
+INLINE bool new_group(int at, int first) {
+  if (BACKWARD || TWO_GROUPS || at == first) return true;
+  return GROUP && at * 64 % (GROUP ? GROUP : 1) == 0;
+}
 
 // What a stage holds, one after the other: x, words, scales, zeros. Each of four warps brings its part:
 // one alone could not start the many small copies as fast as they are needed.
 INLINE void fill(u32 to, u32 barrier, const TensorMap* x_map, const Weight4& w, const Sizes& s, int rank,
-                 int row, int piece, int at, int warp) {
+                 int row, int piece, int at, bool fresh, int warp) {
   const u32 words = to + X_BYTES, scales = words + WORD_BYTES, zeros = scales + SCALE_BYTES;
   const char* scale_at = static_cast<const char*>(w.scales);
 #if BACKWARD
@@ -81,14 +92,15 @@ INLINE void fill(u32 to, u32 barrier, const TensorMap* x_map, const Weight4& w, 
   if (warp == 2 && valid) copy_bytes(scales, scale_at + from * (64 * SCALE_SIZE), bytes, barrier);
   if (warp == 3 && valid) copy_bytes(zeros, w.zeros + from * 8, bytes, barrier);
 #else
-  constexpr int OF_WARP = PIECES / 4;
-  const int first = warp * OF_WARP, valid = max(0, min(OF_WARP, s.tiles - piece - first));
-  barrier_expect(barrier, (warp ? 0 : X_BYTES) + valid * (2048 + HALVES * (64 * SCALE_SIZE + 32)));
+  constexpr int OF_WARP = (PIECES + 3) / 4;
+  const int first = warp * OF_WARP, valid = max(0, min(OF_WARP, min(PIECES, s.tiles - piece) - first));
+  barrier_expect(barrier, (warp ? 0 : X_BYTES) + valid * (2048 + (fresh ? HALVES * (64 * SCALE_SIZE + 32) : 0)));
 #pragma unroll
   for (int i = 0; i < OF_WARP; ++i) {
     if (i >= valid) break;
     const int tile = piece + first + i;
     copy_bytes(words + (first + i) * 2048, w.words + (u64(tile) * s.chunks + at) * 128, 2048, barrier);
+    if (!fresh) continue;
 #pragma unroll
     for (int half = 0; half < HALVES; ++half) {
       const u64 from = u64(tile) * s.groups + min(group_of(at * 64 + half * 32), s.groups - 1);
@@ -107,12 +119,6 @@ INLINE void fill(u32 to, u32 barrier, const TensorMap* x_map, const Weight4& w, 
 #endif
 }
 
-INLINE float2 pair_of_scales(u32 pair) {
-  const u16 low = u16(pair), high = u16(pair >> 16);
-  return SCALE ? make_float2(bfloat_to_float(low), bfloat_to_float(high))
-               : make_float2(half_to_float(low), half_to_float(high));
-}
-
 INLINE u32 pair_of(float low, float high) {
   u32 out;
   asm("cvt.rn." ELEMENT "x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
@@ -125,128 +131,184 @@ INLINE u32 times(u32 a, u32 b) {
   return out;
 }
 
+// A weight is (q - z) s. bf16: q alone in a word is a subnormal number, 2**-133 q or, four bits higher,
+// 2**-129 q; multiplied by s 2**109 (2**105) and with the likewise scaled z s, rounded to bf16, taken off, it
+// is the weight times 2**-24, by one instruction. The sums are multiplied by 2**24 in the end.
+// fp16 has no such range: q - z is made first, exactly, and then multiplied by s.
+#if BF16
+constexpr float WHOLE = 16777216.0f;
+constexpr u32 LIFT_LOW = 0x76007600u, LIFT_HIGH = 0x74007400u;  // twice 2**109, 2**105
+#else
+constexpr float WHOLE = 1.0f;
+constexpr u32 LIFT_LOW = 0x3c003c00u, LIFT_HIGH = LIFT_LOW;
+#endif
+
+// Two scales, as stored, of values in low or high nibbles.
+INLINE u32 lifted(u32 pair, u32 lift) {
+#if SCALE == 0 && BF16
+  return times(pair_of(half_to_float(u16(pair)), half_to_float(u16(pair >> 16))), lift);
+#else
+  return BF16 ? times(pair, lift) : pair;
+#endif
+}
+
+// What makes weights of the low and the high nibbles of a word's bytes 0 and 2.
+struct Affine {
+  u32 low, high, low_zero, high_zero;
+
+  INLINE void set(u32 low_scales, u32 high_scales, u32 both_zeros) {
+    low = lifted(low_scales, LIFT_LOW), high = lifted(high_scales, LIFT_HIGH);
+#if BF16
+    low_zero = times(both_zeros & 0x000f000fu, low ^ 0x80008000u);
+    high_zero = times(both_zeros & 0x00f000f0u, high ^ 0x80008000u);
+#else
+    const Zeros zeros = zeros_of_both(both_zeros);
+    low_zero = zeros.low, high_zero = zeros.high;
+#endif
+  }
+  INLINE u32 of_low(u32 word) const {
+    return BF16 ? fma2(word & 0x000f000fu, low, low_zero) : times(low_pair(word, low_zero), low);
+  }
+  INLINE u32 of_high(u32 word) const {
+    return BF16 ? fma2(word & 0x00f000f0u, high, high_zero) : times(high_pair(word, high_zero), high);
+  }
+};
+
 // A thread's part of one warpgroup's tile of the weight, step by step of 16 along the sum.
 #if BACKWARD
 // Rows of the product are input features. A lane's two words, of output features 2 t and 2 t + 1 (and
-// those plus 8), hold 4 input features each: rows g and g + 8 of two pieces.
+// those plus 8), hold 4 input features each: rows g and g + 8 of two pieces, or of one, where another
+// warp has the same words for the other rows.
 struct Operand {
-  u32 word, order_low, order_high;
-  int group, g, t;
-  u32 scales[8], lows[4], highs[4];
-  u32 words[4][2];  // as they were read: the lane's second one first where t is odd
+  u32 first_word, second_word, scale_at, zero_at, order_low, order_high, shift;
+  Affine affine[4];
+  u32 words[4][2];
 
   INLINE Operand(int warpgroup, int warp, int lane, int piece, const Sizes& s) {
-    g = lane >> 2, t = lane & 3;
-    const int chunk = warpgroup * 2 + (warp >> 1), step = (warp & 1) * 2 + (g >> 2);
-    word = ((chunk * 4 * 32) + 8 * t + (g & 3)) * 16 + step * 4;
+    const int g = lane >> 2, t = lane & 3;
+    const int chunk = warpgroup * HEIGHT + (HEIGHT == 2 ? warp >> 1 : 0), step = (warp & 1) * 2 + (g >> 2);
+    shift = HEIGHT == 2 ? 0 : 8 * (warp >> 1);
+    // Neighbouring lanes read their two words in opposite order, which halves the bank conflicts.
+    const u32 word = X_BYTES + ((chunk * 4 * 32) + 8 * t + (g & 3)) * 16 + step * 4;
+    first_word = word + (t & 1) * 64, second_word = word + 64 - (t & 1) * 64;
     order_low = t & 1 ? 0x1054 : 0x5410;
     order_high = t & 1 ? 0x3276 : 0x7632;
     const int k = (piece + chunk) * 64 + (step >> 1) * 32;
-    group = min(group_of(k), s.groups - 1) - group_of(piece * 64);
+    int group = min(group_of(k), s.groups - 1) - group_of(piece * 64);
     group = max(0, min(group, ROWS_OF_GROUPS - 1));
+    scale_at = X_BYTES + WORD_BYTES + (group * 64 + 16 * t) * SCALE_SIZE;
+    zero_at = X_BYTES + WORD_BYTES + SCALE_BYTES + group * 32 + t * 8;
   }
 
-  INLINE void begin(const char* stage) {
-    // Neighbouring lanes read their two words in opposite order, which halves the bank conflicts.
+  INLINE void begin(u32 stage, bool) {
 #pragma unroll
-    for (int step = 0; step < 4; ++step)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        words[step][i] = *reinterpret_cast<const u32*>(stage + X_BYTES + word + step * 512 + 64 * ((t ^ i) & 1));
-    const char* at = stage + X_BYTES + WORD_BYTES + (group * 64 + 16 * t) * SCALE_SIZE;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int step = 0; step < 4; ++step) {
+      words[step][0] = read_word(stage + first_word + step * 512);
+      words[step][1] = read_word(stage + second_word + step * 512);
+    }
+    const uint2 z = read_two(stage + zero_at);
 #if SCALE == 2
-      const float low = reinterpret_cast<const float*>(at)[i], high = reinterpret_cast<const float*>(at)[8 + i];
-#else
-      const u16 a = reinterpret_cast<const u16*>(at)[i], b = reinterpret_cast<const u16*>(at)[8 + i];
-      const float low = SCALE ? bfloat_to_float(a) : half_to_float(a);
-      const float high = SCALE ? bfloat_to_float(b) : half_to_float(b);
-#endif
-      scales[i] = pair_of(low * UNIT, high * UNIT);
-    }
-    const uint2 z = reinterpret_cast<const uint2*>(stage + X_BYTES + WORD_BYTES + SCALE_BYTES)[group * 4 + t];
+    u32 pairs[8];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const Zeros zeros = zeros_of_both(__byte_perm(z.x, z.y, 0x4400 + i * 0x1111));
-      lows[i] = zeros.low, highs[i] = zeros.high;
+    for (int i = 0; i < 8; i += 4) {
+      const uint4 a = read_four(stage + scale_at + 4 * i), b = read_four(stage + scale_at + 32 + 4 * i);
+      const u32 even[4] = {a.x, a.y, a.z, a.w}, odd[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) pairs[i + j] = pair_of(__uint_as_float(even[j]), __uint_as_float(odd[j]));
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      affine[i].set(pairs[2 * i], pairs[2 * i + 1], __byte_perm(z.x, z.y, 0x4400 + i * 0x1111));
+#else
+    const uint4 a = read_four(stage + scale_at), b = read_four(stage + scale_at + 16);
+    const u32 even[4] = {a.x, a.y, a.z, a.w}, odd[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      affine[i].set(__byte_perm(even[i], odd[i], 0x5410), __byte_perm(even[i], odd[i], 0x7632),
+                    __byte_perm(z.x, z.y, 0x4400 + i * 0x1111));
+#endif
   }
 
-  INLINE void expand_step(const char*, int step, u32 (&a)[2][4]) const {
+  INLINE void expand_step(u32, int step, u32 (&a)[HEIGHT][4]) const {
     const u32 both[2] = {__byte_perm(words[step][0], words[step][1], order_low),
                          __byte_perm(words[step][0], words[step][1], order_high)};
 #pragma unroll
-    for (int piece = 0; piece < 2; ++piece)
+    for (int piece = 0; piece < HEIGHT; ++piece)
 #pragma unroll
       for (int row = 0; row < 2; ++row) {
-        const u32 values = both[row] >> (8 * piece);
-        a[piece][row] = times(low_pair(values, lows[step]), scales[2 * step]);
-        a[piece][row + 2] = times(high_pair(values, highs[step]), scales[2 * step + 1]);
+        const u32 values = both[row] >> (shift + 8 * piece);
+        a[piece][row] = affine[step].of_low(values);
+        a[piece][row + 2] = affine[step].of_high(values);
       }
   }
 };
 #else
 struct Operand {
-  int warpgroup, warp, lane;
-  u32 scales[2][2];
-  Zeros zeros[2];
-  uint4 words[2];
+  u32 word_at, scale_at, zero_at, byte;
+  Affine affine[HEIGHT];
+  uint4 words[HEIGHT];
 
-  INLINE Operand(int warpgroup, int warp, int lane, int, const Sizes&)
-      : warpgroup(warpgroup), warp(warp), lane(lane) {}
+  INLINE Operand(int warpgroup, int warp, int lane, int, const Sizes&) {
+    const int g = lane >> 2;
+    word_at = X_BYTES + (warpgroup * HEIGHT * 4 + warp) * 512 + lane * 16;
+    scale_at = X_BYTES + WORD_BYTES + (warpgroup * HEIGHT * HALVES * 64 + g * 8 + warp * 2) * SCALE_SIZE;
+    zero_at = X_BYTES + WORD_BYTES + SCALE_BYTES + warpgroup * HEIGHT * HALVES * 32 + g * 4;
+    byte = 0x4040 + warp * 0x0101;
+  }
 
-  INLINE void read_group(const char* stage, int half) {
-    const char* meta = stage + X_BYTES + WORD_BYTES;
+  INLINE void read_group(u32 stage, int half) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int slot = (warpgroup * 2 + i) * HALVES + half, g = lane >> 2;
-      const char* at = meta + (slot * 64 + g * 8 + warp * 2) * SCALE_SIZE;
+    for (int i = 0; i < HEIGHT; ++i) {
+      const int slot = i * HALVES + half;
 #if SCALE == 2
-      const float2 pair = *reinterpret_cast<const float2*>(at);
+      const uint2 v = read_two(stage + scale_at + slot * 256);
+      const u32 both = pair_of(__uint_as_float(v.x), __uint_as_float(v.y));
 #else
-      const float2 pair = pair_of_scales(*reinterpret_cast<const u32*>(at));
+      const u32 both = read_word(stage + scale_at + slot * 128);
 #endif
-      scales[i][0] = pair_of(pair.x * UNIT, pair.x * UNIT);
-      scales[i][1] = pair_of(pair.y * UNIT, pair.y * UNIT);
-      zeros[i] = zeros_of(reinterpret_cast<const u32*>(meta + SCALE_BYTES)[slot * 8 + g], warp);
+      affine[i].set(__byte_perm(both, 0, 0x1010), __byte_perm(both, 0, 0x3232),
+                    __byte_perm(read_word(stage + zero_at + slot * 32), 0, byte));
     }
   }
 
-  INLINE void begin(const char* stage) {
-    read_group(stage, 0);
+  INLINE void begin(u32 stage, bool fresh) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      words[i] = reinterpret_cast<const uint4*>(stage + X_BYTES)[((warpgroup * 2 + i) * 4 + warp) * 32 + lane];
+    for (int i = 0; i < HEIGHT; ++i) words[i] = read_four(stage + word_at + i * 2048);
+    if (fresh) read_group(stage, 0);
   }
 
-  INLINE void expand_step(const char* stage, int step, u32 (&a)[2][4]) {
+  INLINE void expand_step(u32 stage, int step, u32 (&a)[HEIGHT][4]) {
     if (TWO_GROUPS && step == 2) read_group(stage, 1);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < HEIGHT; ++i) {
       const u32 of_step[4] = {words[i].x, words[i].y, words[i].z, words[i].w};
-      expand(of_step + step, zeros[i], a[i]);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) a[i][r] = times(a[i][r], scales[i][r & 1]);
+      for (int pair = 0; pair < 2; ++pair) {
+        const u32 values = of_step[step] >> (8 * pair);
+        a[i][2 * pair] = affine[i].of_low(values);
+        a[i][2 * pair + 1] = affine[i].of_high(values);
+      }
     }
   }
 };
 #endif
 
-// The sums as rows of x [M_TILE, 64], for each of the warpgroup's two pieces, swizzled.
-INLINE void stage_output(u32 to, const float (&sums)[2][SUMS], int warp, int lane) {
+INLINE u32 whole(float low, float high) { return pair_of(low * WHOLE, high * WHOLE); }
+
+// The sums as rows of x [M_TILE, 64], for each of the warpgroup's pieces, swizzled.
+INLINE void stage_output(u32 to, const float (&sums)[HEIGHT][SUMS], int warp, int lane) {
 #if BACKWARD
   const int g = lane >> 2, t = lane & 3;
-  const u32 box = to + (warp >> 1) * (M_TILE * 128);
+  const u32 box = to + (HEIGHT == 2 ? (warp >> 1) * (M_TILE * 128) : 0);
 #pragma unroll
-  for (int piece = 0; piece < 2; ++piece) {
-    const int column = 2 * ((warp & 1) * 2 + (g >> 2)) + piece;
+  for (int piece = 0; piece < HEIGHT; ++piece) {
+    const int column = 2 * ((warp & 1) * 2 + (g >> 2)) + (HEIGHT == 2 ? piece : warp >> 1);
 #pragma unroll
     for (int j = 0; j < M_TILE / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int m = 8 * j + 2 * t + i;
-        const u32 pair = pair_of(sums[piece][4 * j + i], sums[piece][4 * j + 2 + i]);
+        const u32 pair = whole(sums[piece][4 * j + i], sums[piece][4 * j + 2 + i]);
         const u32 at = box + m * 128 + ((column ^ (m & 7)) << 4) + 4 * (g & 3);
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pair) : "memory");
       }
@@ -254,20 +316,20 @@ INLINE void stage_output(u32 to, const float (&sums)[2][SUMS], int warp, int lan
 #else
   const int column = 2 * warp + ((lane >> 3) & 1);
 #pragma unroll
-  for (int piece = 0; piece < 2; ++piece)
+  for (int piece = 0; piece < HEIGHT; ++piece)
 #pragma unroll
     for (int j = 0; j < M_TILE / 8; j += 2) {
       const int m = 8 * (j + (lane >> 4)) + (lane & 7);
       const u32 at = to + piece * (M_TILE * 128) + m * 128 + ((column ^ (m & 7)) << 4);
       const float* v = sums[piece] + 4 * j;
-      store_transposed(at, pair_of(v[0], v[1]), pair_of(v[2], v[3]), pair_of(v[4], v[5]), pair_of(v[6], v[7]));
+      store_transposed(at, whole(v[0], v[1]), whole(v[2], v[3]), whole(v[4], v[5]), whole(v[6], v[7]));
     }
 #endif
 }
 
-INLINE void leave_sums(const float (&sums)[2][SUMS], float* part, u32* flag, int barrier, int thread) {
+INLINE void leave_sums(const float (&sums)[HEIGHT][SUMS], float* part, u32* flag, int barrier, int thread) {
 #pragma unroll
-  for (int i = 0; i < 2 * SUMS; i += 4) {
+  for (int i = 0; i < HEIGHT * SUMS; i += 4) {
     const float* v = &sums[0][0] + i;
     reinterpret_cast<float4*>(part)[i / 4 * 128 + thread] = make_float4(v[0], v[1], v[2], v[3]);
   }
@@ -276,7 +338,7 @@ INLINE void leave_sums(const float (&sums)[2][SUMS], float* part, u32* flag, int
   if (thread == 0) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
 }
 
-INLINE void add_sums(float (&sums)[2][SUMS], const float* part, u32* flag, int barrier, int thread) {
+INLINE void add_sums(float (&sums)[HEIGHT][SUMS], const float* part, u32* flag, int barrier, int thread) {
   if (thread == 0) {
     u32 raised;
     do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
@@ -285,7 +347,7 @@ INLINE void add_sums(float (&sums)[2][SUMS], const float* part, u32* flag, int b
   }
   meet(barrier, 128);
 #pragma unroll
-  for (int i = 0; i < 2 * SUMS; i += 4) {
+  for (int i = 0; i < HEIGHT * SUMS; i += 4) {
     float4 v;
     asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                  : "l"(reinterpret_cast<const float4*>(part) + i / 4 * 128 + thread) : "memory");
@@ -303,14 +365,15 @@ multiply_tiles(const __grid_constant__ TensorMap x_map, const __grid_constant__ 
                const uint4* words, const void* scales, const u32* zeros, float* parts, u32* flags, int M,
                int N, int K, int chunks, int tiles, int groups) {
   extern __shared__ char raw[];
-  char* shared = raw + (-shared_address(raw) & 1023);
   __shared__ u64 barriers[2 * STAGES];
   const int warpgroup = threadIdx.x / 128 - 1;  // -1 fetches
   const int clusters = gridDim.x / CLUSTER, cluster = blockIdx.x / CLUSTER, rank = blockIdx.x % CLUSTER;
   const Sizes sizes = {M, N, K, chunks, tiles, groups};
   const Weight4 weight = {words, scales, zeros};
+  const u32 stages = shared_address(raw) + (-shared_address(raw) & 1023);
   const u32 full = shared_address(barriers), empty = full + 8 * STAGES;
   if (threadIdx.x == 0) {
+    prefetch_map(&x_map), prefetch_map(&y_map);
     for (int i = 0; i < STAGES; ++i) {
       barrier_init(full + 8 * i, 4);  // by every warp that fetches
       barrier_init(empty + 8 * i, 4 * WARPGROUPS * CLUSTER);  // by every warp
@@ -326,52 +389,55 @@ multiply_tiles(const __grid_constant__ TensorMap x_map, const __grid_constant__ 
   asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
 #endif
   const int share = clusters - 1 - cluster;  // the first cluster has the last share: see above
-  Ring ring = {0, 0};
+  Ring ring(stages, full);
   if (warpgroup < 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x % 32 == 0) {
-      for (Walk walk(sizes, clusters, share); walk.more(); walk.next())
-        for (int at = walk.first(), last = walk.last(), row = walk.row(), piece = walk.piece(rank); at < last; ++at) {
-          barrier_wait(empty + 8 * ring.stage, ring.turn ^ 1);
-          fill(shared_address(shared) + ring.stage * STAGE_BYTES, full + 8 * ring.stage, &x_map, weight, sizes, rank,
-               row, piece, at, threadIdx.x / 32);
+      for (Walk walk(sizes, clusters, share); walk.more(); walk.next()) {
+        const int first = walk.first(), last = walk.last(), row = walk.row(), piece = walk.piece(rank);
+        for (int at = first; at < last; ++at) {
+          barrier_wait(ring.empty(), ring.parity ^ 1);
+          fill(ring.stage, ring.full, &x_map, weight, sizes, rank, row, piece, at, new_group(at, first),
+               threadIdx.x / 32);
           ring.advance();
         }
+      }
     }
   } else {
 #if WARPGROUPS == 2
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
 #endif
     const int thread = threadIdx.x & 127, warp = thread >> 5, lane = thread & 31, named = 1 + warpgroup;
-    const u32 output = shared_address(shared) + STAGES * STAGE_BYTES + warpgroup * OUT_BYTES;
-    float sums[2][SUMS];
+    const u32 output = stages + STAGES * STAGE_BYTES + warpgroup * OUT_BYTES;
+    const bool frees = lane < CLUSTER;
+    const u32 empty_there = address_in(empty, frees ? lane : 0) - full;  // of the block whose stages it frees
+    float sums[HEIGHT][SUMS];
     for (Walk walk(sizes, clusters, share); walk.more(); walk.next()) {
       const int first = walk.first(), last = walk.last(), row = walk.row(), piece = walk.piece(rank);
       Operand operand(warpgroup, warp, lane, piece, sizes);
-      int before = -1;
+      u32 before = 0;
       for (int at = first; at < last; ++at) {
-        barrier_wait(full + 8 * ring.stage, ring.turn);
-        const char* stage = shared + ring.stage * STAGE_BYTES;
-        const u64 x = operand_at(shared_address(stage));
-        operand.begin(stage);
+        barrier_wait(ring.full, ring.parity);
+        const u64 x = operand_at(ring.stage);
+        operand.begin(ring.stage, new_group(at, first));
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          u32 a[2][4];
-          operand.expand_step(stage, step, a);
+          u32 a[HEIGHT][4];
+          operand.expand_step(ring.stage, step, a);
           products_begin();
 #pragma unroll
-          for (int i = 0; i < 2; ++i) multiply_into(sums[i], a[i], x + 2 * step, at == first && step == 0);
+          for (int i = 0; i < HEIGHT; ++i) multiply_into(sums[i], a[i], x + 2 * step, at == first && step == 0);
           products_commit();
           products_wait<1>();
-          if (step == 0 && before >= 0 && lane < CLUSTER) barrier_arrive(empty + 8 * before, lane);
+          if (step == 0 && frees && before) barrier_arrive(before);
         }
-        before = ring.stage;
+        before = empty_there + ring.full;
         ring.advance();
       }
       products_wait<0>();
-      if (lane < CLUSTER) barrier_arrive(empty + 8 * before, lane);
+      if (frees) barrier_arrive(before);
 
-      constexpr u64 PART = u64(128) * 2 * SUMS;
+      constexpr u64 PART = u64(128) * HEIGHT * SUMS;
       const u64 own = u64(blockIdx.x) * WARPGROUPS + warpgroup;
       if (first > 0) {
         leave_sums(sums, parts + own * PART, flags + own, named, thread);
@@ -391,8 +457,8 @@ multiply_tiles(const __grid_constant__ TensorMap x_map, const __grid_constant__ 
       shared_is_written();
       meet(named, 128);
       if (thread == 0) {
-        for (int i = 0; i < 2; ++i)
-          store_box(&y_map, output + i * (M_TILE * 128), (piece + warpgroup * 2 + i) * 64, row);
+        for (int i = 0; i < HEIGHT; ++i)
+          store_box(&y_map, output + i * (M_TILE * 128), (piece + warpgroup * HEIGHT + i) * 64, row);
         stores_were_read();
       }
       meet(named, 128);
