@@ -1,4 +1,4 @@
-"""y = x W and dX = dY W^T for many rows on Hopper: kernels/hopper.cu, where every word is explained."""
+"""y = x W and dX = dY W^T for many rows on Hopper, by kernels/hopper.cu, which explains itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -16,11 +17,18 @@ from accel_kernels.cuda_provider.planning import SCALE_KINDS, gpu, group_constan
 from accel_kernels.providers import Shape
 
 CAPABILITY = (9, 0)
-SLACK = 2048
+ALIGNMENT = 1024
+SLACK = 2 * ALIGNMENT
 """Bytes of a block's shared memory left for barriers and for aligning the rest."""
+WARPGROUPS, MOST_STAGES = 2, 12
+FEWEST_ROWS = {False: 17, True: 1}
+MOST_ROWS = {False: 6144, True: 3072}
+"""Rows of x, forward and backward. With fewer the decode kernel is faster; with more, expanding W
+once costs less than the power that expanding it for every tile takes from the matrix units."""
+MANY_TILES = 64
 EVEN_ENOUGH = 0.9
 FLAGS, FLAG_PLACES = 1024, 1024
-"""Flags of a launch: more than warpgroups that multiply on any GPU; and launches that have their own."""
+"""Flags of a launch, more than any GPU has warpgroups; and launches that have their own."""
 
 _BFLOAT16, _FLOAT16 = 9, 6  # CU_TENSOR_MAP_DATA_TYPE
 _SWIZZLE_128B = 3
@@ -33,9 +41,8 @@ class Tiling:
     """Constants of kernels/hopper.cu that do not follow from the weight."""
 
     rows: int
-    height: int = 2
+    height: int
     cluster: int = 1
-    warpgroups: int = 2
 
     @property
     def span(self) -> int:
@@ -45,7 +52,7 @@ class Tiling:
     @property
     def pieces(self) -> int:
         """The same in pieces of 64."""
-        return self.height * self.warpgroups
+        return self.height * WARPGROUPS
 
     def stage_bytes(self, shape: Shape, scales: torch.dtype, *, backward: bool) -> int:
         """Shared memory of one piece of the sum on its way."""
@@ -55,30 +62,37 @@ class Tiling:
         else:
             group_rows = self.pieces * (2 if group % layout.CHUNK else 1)
         used = self.rows * 128 + self.pieces * 2048 + group_rows * (64 * scales.itemsize + 32)
-        return -(-used // 1024) * 1024
+        return int(-(-used // ALIGNMENT) * ALIGNMENT)
 
     @property
     def out_bytes(self) -> int:
         return self.pieces * self.rows * 128
 
 
-def refuses(x: torch.Tensor, scales: torch.Tensor, shape: Shape) -> bool:
-    """Whether this product must be computed otherwise."""
+def serves(x: torch.Tensor, scales: torch.Tensor, shape: Shape, *, backward: bool = False) -> bool:
+    """Whether this product is computed here; measured on an H100 where another way exists."""
     if torch.cuda.get_device_capability(x.device) != CAPABILITY or shape.bits != 4:
-        return True
+        return False
     if shape.in_features % 8 or shape.out_features % 8:
-        return True  # TMA takes rows of whole 16 bytes
-    if x.dtype == torch.float16:
-        return scales.dtype != torch.float16
-    return x.dtype != torch.bfloat16
+        return False  # TMA takes rows of whole 16 bytes
+    if x.dtype == torch.float16 and scales.dtype != torch.float16:
+        return False
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return bool(FEWEST_ROWS[backward] <= x.shape[0] <= MOST_ROWS[backward])
 
 
-def tiling(rows: int) -> Tiling:
-    """The cut for that many rows of x."""
-    for few in (16, 32, 64):
+def tiling(rows: int, pieces: int) -> Tiling:
+    """The cut for that many rows of x, and a product of `pieces` times 64 rows.
+
+    Taller tiles expand less and read x less often, but with few of them multiprocessors wait for
+    one another's parts of the sum.
+    """
+    for few in (16, 32, 64, 128):
         if rows <= few:
-            return Tiling(few)
-    return Tiling(128, cluster=2 if rows > 512 else 1)
+            return Tiling(few, height=2 if pieces >= 4 * MANY_TILES else 1)
+    many = -(-rows // 256) * pieces >= 2 * MANY_TILES
+    return Tiling(256 if many else 128, height=1)
 
 
 def clusters_for(tiles: int, depth: int, most: int) -> int:
@@ -91,8 +105,23 @@ def clusters_for(tiles: int, depth: int, most: int) -> int:
     return min(even if even >= EVEN_ENOUGH * most else most, tiles * depth)
 
 
+def program_of(
+    cut: Tiling, shape: Shape, dtype: torch.dtype, scales: torch.dtype, most_shared: int, *,
+    backward: bool,
+) -> tuple[Program, int]:  # fmt: skip
+    """The kernel, and its block's bytes of dynamic shared memory, which fit `most_shared`."""
+    stage = cut.stage_bytes(shape, scales, backward=backward)
+    stages = min(MOST_STAGES, (most_shared - SLACK - cut.out_bytes) // stage)
+    program = Program.of(
+        "hopper.cu", variant="a", BF16=int(dtype == torch.bfloat16), BITS=4,
+        GROUP=group_constant(shape), SCALE=SCALE_KINDS[scales], BACKWARD=int(backward),
+        M_TILE=cut.rows, HEIGHT=cut.height, STAGES=stages, CLUSTER=cut.cluster, EARLY=1,
+    )  # fmt: skip
+    return program, stages * stage + cut.out_bytes + ALIGNMENT
+
+
 def multiply(
-    x: torch.Tensor, packed: list[torch.Tensor], shape: Shape, *, backward: bool = False,
+    x: torch.Tensor, packed: Sequence[torch.Tensor], shape: Shape, *, backward: bool = False,
     cut: Tiling | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """x [M, K] W, or with `backward` x [M, N] W transposed; fp16 or bf16, summed in fp32.
@@ -100,23 +129,16 @@ def multiply(
     W is rounded to the dtype of x. `x` is contiguous and its address a multiple of 16.
     """
     words, zeros, scales = packed[:3]
-    rows = x.shape[0]
+    rows, device = x.shape[0], x.device.index
     features = shape.in_features if backward else shape.out_features
-    cut = cut or tiling(rows)
-    device = x.device.index
-    limits = gpu(device)
-    stage = cut.stage_bytes(shape, scales.dtype, backward=backward)
-    stages = min(12, (limits.bytes_of_block - SLACK - cut.out_bytes) // stage)
-    shared = stages * stage + cut.out_bytes + 1024
-    program = Program.of(
-        "hopper.cu", variant="a",
-        BF16=int(x.dtype == torch.bfloat16), BITS=4, GROUP=group_constant(shape),
-        SCALE=SCALE_KINDS[scales.dtype], BACKWARD=int(backward), M_TILE=cut.rows,
-        WARPGROUPS=cut.warpgroups, HEIGHT=cut.height, STAGES=stages, CLUSTER=cut.cluster, EARLY=1,
-    )  # fmt: skip
-    y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
     chunks, tiles = layout.chunks(shape), layout.tiles(shape)
     across, depth = (chunks, tiles) if backward else (tiles, chunks)
+    cut = cut or tiling(rows, across)
+    limits = gpu(device)
+    program, shared = program_of(
+        cut, shape, x.dtype, scales.dtype, limits.bytes_of_block, backward=backward
+    )
+    y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
     tiles_of_y = -(-across // (cut.pieces * cut.cluster)) * -(-rows // cut.rows)
     clusters = clusters_for(tiles_of_y, depth, limits.multiprocessors // cut.cluster)
     blocks = clusters * cut.cluster
@@ -129,7 +151,7 @@ def multiply(
     ]  # fmt: skip
     with torch.cuda.device(device):
         kernel = function(program, "multiply_tiles", device, shared, early=True)
-        kernel((blocks, 1, 1), 128 * cut.warpgroups + 128, shared, arguments)
+        kernel((blocks, 1, 1), 128 * WARPGROUPS + 128, shared, arguments)
     return y
 
 
@@ -164,4 +186,4 @@ def _flags(device: int) -> torch.Tensor:
 @functools.lru_cache(maxsize=64)
 def _flag_places(device: int) -> tuple[torch.Tensor, ...]:
     made = torch.zeros(FLAG_PLACES, FLAGS, dtype=torch.int32, device=f"cuda:{device}")
-    return made.unbind(0)
+    return tuple(made.unbind(0))

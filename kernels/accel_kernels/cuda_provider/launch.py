@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 
@@ -73,7 +74,7 @@ class Structure:
     content: bytes
 
 
-Argument = torch.Tensor | Structure | int | None
+Argument: TypeAlias = torch.Tensor | Structure | int | None
 """A tensor's address, a structure, a number of 32 bits, or an address that is null."""
 
 

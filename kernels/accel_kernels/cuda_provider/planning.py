@@ -17,8 +17,6 @@ from accel_kernels.providers import Shape
 SCALE_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 FEW_ROWS = 64
 """Rows of x up to which the decode kernel is used."""
-FEW_ROWS_OF_HOPPER = 8
-"""The same where there is wgmma."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,24 +134,26 @@ CANDIDATES = {
         Candidate(1, 8, 6, 3, False, False, 0.96),
     ),
     2: (
-        Candidate(4, 4, 2, 5, False, True, 1.07),
-        Candidate(4, 4, 4, 4, False, True, 1.1),
         Candidate(4, 8, 3, 2, False, True, 1.08),
-        Candidate(1, 8, 6, 2, True, True, 0.9),
-        Candidate(1, 8, 4, 3, False, False, 0.9),
+        Candidate(4, 8, 4, 1, False, True, 1.05),
+        Candidate(2, 16, 2, 1, False, True, 1.0),
+        Candidate(1, 8, 4, 1, False, True, 0.9),
+        Candidate(2, 4, 3, 2, False, True, 0.9),
     ),
     4: (
-        Candidate(4, 8, 2, 1, True, True, 1.1),
-        Candidate(2, 8, 3, 2, False, True, 1.0),
-        Candidate(1, 8, 6, 2, False, True, 0.85),
+        Candidate(4, 8, 2, 1, False, True, 1.1),
+        Candidate(4, 4, 3, 1, False, True, 1.0),
+        Candidate(2, 8, 2, 1, False, True, 0.95),
+        Candidate(2, 4, 2, 2, False, True, 0.9),
+        Candidate(1, 8, 2, 1, False, True, 0.85),
     ),
 }
 # For 8 bits, groups that are no multiple of 64, fp32 scales: they take more registers. Judged by
 # compiled code alone.
 HEAVY = {
     1: (Candidate(2, 4, 4, 4, False, True, 1.0), Candidate(1, 8, 6, 2, True, True, 0.9)),
-    2: (Candidate(2, 4, 4, 4, False, True, 1.0), Candidate(1, 8, 6, 2, True, True, 0.9)),
-    4: (Candidate(2, 4, 4, 3, False, True, 1.0), Candidate(1, 8, 6, 2, False, True, 0.85)),
+    2: (Candidate(2, 4, 4, 2, False, True, 1.0), Candidate(1, 4, 4, 2, False, True, 0.9)),
+    4: (Candidate(2, 4, 2, 2, False, True, 1.0), Candidate(1, 4, 3, 2, False, True, 0.85)),
 }
 # For Turing, which has no cp.async. Judged by compiled code alone.
 WITHOUT_RING = {

@@ -43,7 +43,7 @@ class CudaProvider(Provider):
             return x.new_empty(0, shape.out_features)
         ordered = x if len(packed) < 4 else x.index_select(1, packed[3])
         ordered = _aligned(ordered)
-        if x.shape[0] > planning.FEW_ROWS_OF_HOPPER and not hopper.refuses(x, packed[2], shape):
+        if hopper.serves(x, packed[2], shape):
             return hopper.multiply(ordered, packed, shape)
         if x.shape[0] > planning.FEW_ROWS:
             return dense.forward(ordered, packed, shape)
@@ -58,10 +58,10 @@ class CudaProvider(Provider):
         """dy [M, N] times W transposed, W rounded to the dtype of dy."""
         if dy.shape[0] == 0:
             return dy.new_empty(0, shape.in_features)
-        if hopper.refuses(dy, packed[2], shape):
-            dx = dense.backward(dy, packed, shape)
-        else:
+        if hopper.serves(dy, packed[2], shape, backward=True):
             dx = hopper.multiply(_aligned(dy), packed, shape, backward=True)
+        else:
+            dx = dense.backward(dy, packed, shape)
         return dx if len(packed) < 5 else dx.index_select(1, packed[4])
 
     def dequantize(

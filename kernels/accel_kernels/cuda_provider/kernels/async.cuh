@@ -58,6 +58,10 @@ INLINE void copy_bytes(u32 to, const void* from, u32 bytes, u32 barrier) {
       "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
+INLINE void prefetch_bytes(const void* from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 INLINE void prefetch_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

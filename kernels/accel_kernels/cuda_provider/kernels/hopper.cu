@@ -4,8 +4,8 @@
 // registers and multiplied from there. So the product is transposed: its rows are W's output features
 // (BACKWARD: its input features), its columns the rows of x. The sum runs over pieces of 64.
 //
-// Also set: M_TILE (rows of x of a block: 16, 32, 64, 128, 256), WARPGROUPS (that multiply), HEIGHT (pieces of
-// 64 rows of the product that each of them has: 1 or 2), STAGES (pieces of the sum in flight), CLUSTER (blocks that share x: 1 or 2),
+// Also set: M_TILE (rows of x of a block: 16, 32, 64, 128, 256), HEIGHT (pieces of 64 rows of the product that each
+// of the two multiplying warpgroups has: 1 or 2), STAGES (pieces of the sum in flight), CLUSTER (blocks that share x: 1 or 2),
 // EARLY (may be launched before the kernel before it has ended). BITS is 4.
 //
 // Every cluster has an equal share of all pieces of all tiles ("stream-K"). A tile whose sum is shared by
@@ -17,6 +17,7 @@
 #include "fragments.cuh"
 #include "async.cuh"
 
+constexpr int WARPGROUPS = 2;
 constexpr int PIECES = HEIGHT * WARPGROUPS;  // of 64 rows of the product
 constexpr int SPAN = 64 * PIECES;
 constexpr int SUMS = M_TILE / 2;  // fp32 sums of a thread for one piece
@@ -386,6 +387,21 @@ multiply_tiles(const __grid_constant__ TensorMap x_map, const __grid_constant__ 
   __syncthreads();
 #endif
 #if EARLY
+  // Weights may be on their way into the L2 cache while the kernel before this one still runs; they are read
+  // only afterwards, for that kernel may have written them.
+  if (warpgroup < 0 && threadIdx.x % 32 == 0) {
+    const Walk walk(sizes, clusters, clusters - 1 - cluster);
+    const int across = BACKWARD ? chunks : tiles, piece = walk.piece(rank);
+    if (walk.more())
+      for (int i = threadIdx.x / 32; i < min(PIECES, across - piece); i += 4)
+#if BACKWARD
+        for (int d = 0; d < min(STAGES, walk.last() - walk.first()); ++d)
+          prefetch_bytes(words + (u64(walk.first() + d) * chunks + piece + i) * 128, 2048);
+#else
+        prefetch_bytes(words + (u64(piece + i) * chunks + walk.first()) * 128,
+                       2048 * min(STAGES, walk.last() - walk.first()));
+#endif
+  }
   asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
 #endif
   const int share = clusters - 1 - cluster;  // the first cluster has the last share: see above
@@ -404,9 +420,7 @@ multiply_tiles(const __grid_constant__ TensorMap x_map, const __grid_constant__ 
       }
     }
   } else {
-#if WARPGROUPS == 2
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-#endif
     const int thread = threadIdx.x & 127, warp = thread >> 5, lane = thread & 31, named = 1 + warpgroup;
     const u32 output = stages + STAGES * STAGE_BYTES + warpgroup * OUT_BYTES;
     const bool frees = lane < CLUSTER;
