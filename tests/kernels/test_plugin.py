@@ -282,3 +282,12 @@ def _write_tokenizer(folder: Path, source: Path) -> None:
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("name", ["torch", "cuda", "triton"])
+def test_a_provider_is_there_by_its_name_alone(name: str) -> None:
+    if name == "triton":
+        pytest.importorskip("triton")
+    code = f"from accel_kernels import providers; print(providers.named({name!r}).name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == name
