@@ -144,8 +144,8 @@ def multiply(
     blocks = clusters * cut.cluster
     parts = torch.empty(blocks * cut.span * cut.rows, dtype=torch.float32, device=x.device)
     arguments = [
-        tensor_map(x.data_ptr(), rows, x.shape[1], cut.rows // cut.cluster, x.dtype),
-        tensor_map(y.data_ptr(), rows, features, cut.rows, x.dtype),
+        tensor_map(device, x.data_ptr(), rows, x.shape[1], cut.rows // cut.cluster, x.dtype),
+        tensor_map(device, y.data_ptr(), rows, features, cut.rows, x.dtype),
         words, scales, zeros, parts, _flags(device), rows,
         shape.out_features, shape.in_features, chunks, tiles, layout.groups(shape),
     ]  # fmt: skip
@@ -156,12 +156,14 @@ def multiply(
 
 
 @functools.lru_cache(maxsize=4096)
-def tensor_map(address: int, rows: int, columns: int, box: int, dtype: torch.dtype) -> Structure:
+def tensor_map(
+    device: int, address: int, rows: int, columns: int, box: int, dtype: torch.dtype
+) -> Structure:
     """How TMA reads or writes boxes of [box, 64] of a contiguous [rows, columns]."""
     buffer = ctypes.create_string_buffer(_MAP_BYTES + _MAP_ALIGNMENT)
     skipped = -ctypes.addressof(buffer) % _MAP_ALIGNMENT
     driver_call(
-        "cuTensorMapEncodeTiled", ctypes.c_void_p(ctypes.addressof(buffer) + skipped),
+        device, "cuTensorMapEncodeTiled", ctypes.c_void_p(ctypes.addressof(buffer) + skipped),
         _BFLOAT16 if dtype == torch.bfloat16 else _FLOAT16, 2, ctypes.c_void_p(address),
         (ctypes.c_uint64 * 2)(columns, rows), (ctypes.c_uint64 * 1)(columns * dtype.itemsize),
         (ctypes.c_uint32 * 2)(64, box), (ctypes.c_uint32 * 2)(1, 1),

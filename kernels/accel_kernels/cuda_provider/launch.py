@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -62,8 +63,27 @@ def _check(status: int, doing: str) -> None:
     )
 
 
-def driver_call(name: str, *arguments: object) -> None:
-    """Call a function of the driver. Raises LaunchError with the driver's own message."""
+_entered = threading.local()
+
+
+def enter(device: int) -> None:
+    """Make the context that torch uses on GPU number `device` this thread's.
+
+    The threads that run backward are started by autograd, and have none as far as the driver is
+    concerned until torch happens to call the runtime there. Raises LaunchError.
+    """
+    if getattr(_entered, "device", None) == device:
+        return
+    handle, context = ctypes.c_int(), ctypes.c_void_p()
+    _check(_driver().cuDeviceGet(ctypes.byref(handle), device), "finding the GPU")
+    _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), handle), "keeping its context")
+    _check(_driver().cuCtxSetCurrent(context), "entering its context")
+    _entered.device = device
+
+
+def driver_call(device: int, name: str, *arguments: object) -> None:
+    """Call a function of the driver for a GPU. Raises LaunchError with the driver's message."""
+    enter(device)
     _check(getattr(_driver(), name)(*arguments), name)
 
 
@@ -84,6 +104,7 @@ class Function:
 
     handle: ctypes.c_void_p
     name: str
+    device: int
     early: bool
 
     def __call__(
@@ -93,7 +114,8 @@ class Function:
         shared_bytes: int,
         arguments: Sequence[Argument],
     ) -> None:
-        """Launch on the current stream of the current device. Raises LaunchError."""
+        """Launch on the current stream of the kernel's GPU, which is current. Raises LaunchError."""
+        enter(self.device)
         values = [_argument(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(
             *(ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values)
@@ -134,6 +156,7 @@ def function(
     module, handle = ctypes.c_void_p(), ctypes.c_void_p()
     with torch.cuda.device(device):
         torch.cuda.current_stream()
+        enter(device)
         _check(_driver().cuModuleLoadData(ctypes.byref(module), code), f"loading {program.file}")
         _check(
             _driver().cuModuleGetFunction(ctypes.byref(handle), module, name.encode()),
@@ -144,4 +167,4 @@ def function(
                 _driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared_bytes),
                 f"giving {name} {shared_bytes} bytes of shared memory",
             )
-    return Function(handle, name, early)
+    return Function(handle, name, device, early)

@@ -162,6 +162,7 @@ WITHOUT_RING = {
     4: (Candidate(2, 4, 2, 2, False, False, 1.0), Candidate(1, 8, 3, 2, False, False, 0.85)),
 }
 SPLITS = (1, 2, 4, 8)
+LARGE_BYTES = 24 << 20
 ENOUGH_WARPS = 14  # of a multiprocessor, to keep its share of memory busy
 ENOUGH_WIDE_WARPS = 7  # as many, where each has four n16 tiles and 32 rows to multiply
 FEWEST_WARPS = 6
@@ -176,7 +177,13 @@ def candidates(shape: Shape, rows: int, scales: torch.dtype, gpu: Gpu) -> tuple[
         return WITHOUT_RING[rows]
     two_groups = bool(group_constant(shape) % layout.CHUNK)
     heavy = shape.bits == 8 or two_groups or scales == torch.float32
-    return (HEAVY if heavy else CANDIDATES)[rows]
+    known = (HEAVY if heavy else CANDIDATES)[rows]
+    if rows == 1 or heavy:
+        return known
+    # Blocks read x again for every 16 columns they are short of 64: that is what a large layer's
+    # time goes to, while a small one's goes to having too few blocks.
+    large = shape.in_features * shape.out_features * shape.bits // 8 >= LARGE_BYTES
+    return tuple(candidate for candidate in known if (candidate.columns == 4) == large)
 
 
 @functools.lru_cache(maxsize=4096)
