@@ -20,7 +20,8 @@ pytestmark = [
         not torch.cuda.is_available() or torch.version.hip is not None, reason="no NVIDIA GPU"
     ),
 ]
-TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+# bf16: the weight and, on Hopper, zero times scale are rounded too
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def weight_of(

@@ -12,7 +12,7 @@ import torch
 
 from accel_kernels.cuda_provider import layout
 from accel_kernels.cuda_provider.compiling import Program
-from accel_kernels.cuda_provider.launch import Structure, driver_call, function
+from accel_kernels.cuda_provider.launch import Function, Structure, driver_call, function
 from accel_kernels.cuda_provider.planning import SCALE_KINDS, gpu, group_constant
 from accel_kernels.providers import Shape
 
@@ -71,7 +71,7 @@ class Tiling:
 
 def serves(x: torch.Tensor, scales: torch.Tensor, shape: Shape, *, backward: bool = False) -> bool:
     """Whether this product is computed here; measured on an H100 where another way exists."""
-    if torch.cuda.get_device_capability(x.device) != CAPABILITY or shape.bits != 4:
+    if shape.bits != 4 or _capability(x.device) != CAPABILITY:
         return False
     if shape.in_features % 8 or shape.out_features % 8:
         return False  # TMA takes rows of whole 16 bytes
@@ -80,6 +80,11 @@ def serves(x: torch.Tensor, scales: torch.Tensor, shape: Shape, *, backward: boo
     if x.dtype not in (torch.float16, torch.bfloat16):
         return False
     return bool(FEWEST_ROWS[backward] <= x.shape[0] <= MOST_ROWS[backward])
+
+
+@functools.lru_cache(maxsize=64)
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def tiling(rows: int, pieces: int) -> Tiling:
@@ -120,6 +125,37 @@ def program_of(
     return program, stages * stage + cut.out_bytes + ALIGNMENT
 
 
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What a product of one size needs besides its tensors."""
+
+    kernel: Function
+    cut: Tiling
+    blocks: int
+    shared_bytes: int
+    sizes: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=4096)
+def prepared(
+    shape: Shape, rows: int, dtype: torch.dtype, scales: torch.dtype, device: int,
+    backward: bool, cut: Tiling | None,
+) -> Launch:  # fmt: skip
+    """The kernel, compiled and loaded, and its grid."""
+    chunks, tiles = layout.chunks(shape), layout.tiles(shape)
+    across, depth = (chunks, tiles) if backward else (tiles, chunks)
+    cut = cut or tiling(rows, across)
+    limits = gpu(device)
+    program, shared = program_of(
+        cut, shape, dtype, scales, limits.bytes_of_block, backward=backward
+    )
+    tiles_of_y = -(-across // (cut.pieces * cut.cluster)) * -(-rows // cut.rows)
+    clusters = clusters_for(tiles_of_y, depth, limits.multiprocessors // cut.cluster)
+    kernel = function(program, "multiply_tiles", device, shared, early=True)
+    sizes = (rows, shape.out_features, shape.in_features, chunks, tiles, layout.groups(shape))
+    return Launch(kernel, cut, clusters * cut.cluster, shared, sizes)
+
+
 def multiply(
     x: torch.Tensor, packed: Sequence[torch.Tensor], shape: Shape, *, backward: bool = False,
     cut: Tiling | None = None,
@@ -131,27 +167,20 @@ def multiply(
     words, zeros, scales = packed[:3]
     rows, device = x.shape[0], x.device.index
     features = shape.in_features if backward else shape.out_features
-    chunks, tiles = layout.chunks(shape), layout.tiles(shape)
-    across, depth = (chunks, tiles) if backward else (tiles, chunks)
-    cut = cut or tiling(rows, across)
-    limits = gpu(device)
-    program, shared = program_of(
-        cut, shape, x.dtype, scales.dtype, limits.bytes_of_block, backward=backward
-    )
+    launch = prepared(shape, rows, x.dtype, scales.dtype, device, backward, cut)
+    chosen = launch.cut
     y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
-    tiles_of_y = -(-across // (cut.pieces * cut.cluster)) * -(-rows // cut.rows)
-    clusters = clusters_for(tiles_of_y, depth, limits.multiprocessors // cut.cluster)
-    blocks = clusters * cut.cluster
-    parts = torch.empty(blocks * cut.span * cut.rows, dtype=torch.float32, device=x.device)
+    parts = torch.empty(
+        launch.blocks * chosen.span * chosen.rows, dtype=torch.float32, device=x.device
+    )
     arguments = [
-        tensor_map(device, x.data_ptr(), rows, x.shape[1], cut.rows // cut.cluster, x.dtype),
-        tensor_map(device, y.data_ptr(), rows, features, cut.rows, x.dtype),
-        words, scales, zeros, parts, _flags(device), rows,
-        shape.out_features, shape.in_features, chunks, tiles, layout.groups(shape),
+        tensor_map(device, x.data_ptr(), rows, x.shape[1], chosen.rows // chosen.cluster, x.dtype),
+        tensor_map(device, y.data_ptr(), rows, features, chosen.rows, x.dtype),
+        words, scales, zeros, parts, _flags(device), *launch.sizes,
     ]  # fmt: skip
     with torch.cuda.device(device):
-        kernel = function(program, "multiply_tiles", device, shared, early=True)
-        kernel((blocks, 1, 1), 128 * WARPGROUPS + 128, shared, arguments)
+        threads = 128 * WARPGROUPS + 128
+        launch.kernel((launch.blocks, 1, 1), threads, launch.shared_bytes, arguments)
     return y
 
 

@@ -87,11 +87,11 @@ def driver_call(device: int, name: str, *arguments: object) -> None:
     _check(getattr(_driver(), name)(*arguments), name)
 
 
-@dataclasses.dataclass(frozen=True)
 class Structure:
-    """A kernel's argument that is passed by value, as its bytes."""
+    """A kernel's argument that is passed by value, as its bytes; the driver copies them."""
 
-    content: bytes
+    def __init__(self, content: bytes) -> None:
+        self.content = ctypes.create_string_buffer(content, len(content))
 
 
 Argument: TypeAlias = torch.Tensor | Structure | int | None
@@ -114,13 +114,11 @@ class Function:
         shared_bytes: int,
         arguments: Sequence[Argument],
     ) -> None:
-        """Launch on the current stream of the kernel's GPU, which is current. Raises LaunchError."""
+        """Launch on the current stream of the kernel's GPU. Raises LaunchError."""
         enter(self.device)
         values = [_argument(argument) for argument in arguments]
-        pointers = (ctypes.c_void_p * len(values))(
-            *(ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values)
-        )
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
         if not self.early:
             status = _driver().cuLaunchKernel(
                 self.handle, *grid, threads, 1, 1, shared_bytes, stream, pointers, None
@@ -139,7 +137,7 @@ def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.Array[
     if isinstance(value, int):
         return ctypes.c_int(value)
     if isinstance(value, Structure):
-        return ctypes.create_string_buffer(value.content, len(value.content))
+        return value.content
     return ctypes.c_void_p(None if value is None else value.data_ptr())
 
 

@@ -21,7 +21,7 @@ Sizes = tuple[int, int, int, int, str]
 
 
 def _forward(x: torch.Tensor, packed: list[torch.Tensor], sizes: Sizes) -> torch.Tensor:
-    """The operator, which tracing must see; without tracing what it calls, at a third of the cost."""
+    """The operator, which tracing must see; without tracing what it calls, for less."""
     if torch.compiler.is_compiling() or not _direct(x):
         return quantized_linear(x, packed, *sizes)
     return providers.named(sizes[4]).forward(x.contiguous(), packed, Shape(*sizes[:4]))
