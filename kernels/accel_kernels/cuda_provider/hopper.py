@@ -84,7 +84,8 @@ def serves(x: torch.Tensor, scales: torch.Tensor, shape: Shape, *, backward: boo
 
 @functools.lru_cache(maxsize=64)
 def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    major, minor = torch.cuda.get_device_capability(device)
+    return major, minor
 
 
 def tiling(rows: int, pieces: int) -> Tiling:
