@@ -13,22 +13,26 @@ Nothing here knows a vendor: a plugin says which variable, which package and whi
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
-from accel.machine import Machine
-
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
     from packaging.version import Version
 
+    from accel.machine import Machine
 
-class Problem(NamedTuple):
-    """Why torch cannot use a device as things stand, and the one command that mends it."""
+    class Problem(NamedTuple):
+        """Why torch cannot use a device as things stand, and the one command that mends it."""
 
-    problem: str
-    remedy: str
+        problem: str
+        remedy: str
+
+else:
+    from collections import namedtuple
+
+    Problem = namedtuple("Problem", ["problem", "remedy"])
 
 
 def visible(setting: str | None, count: int, names: Sequence[str] = ()) -> tuple[int, ...]:
@@ -71,7 +75,7 @@ def shown(machine: Machine, variable: str, count: int) -> tuple[tuple[int, ...],
 
 def _index(entry: str, count: int, names: Sequence[str]) -> int | None:
     """The device that one entry of a list names, or None."""
-    if re.fullmatch(r"[0-9]+", entry):
+    if entry.isascii() and entry.isdigit():
         # a length no device number has is refused before int() is asked to convert it
         index = int(entry) if len(entry) < 10 else count
         return index if index < count else None
@@ -84,6 +88,8 @@ def assignments(text: str) -> dict[str, Any]:
 
     Anything else in the source is passed over; source that does not parse gives nothing.
     """
+    import ast  # only where torch's own files have to be read
+
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -143,6 +149,8 @@ def same_number(version: str) -> str | None:
 
 def named_in_local(version: str) -> str | None:
     """For a bridge that names its torch in the local part: 1.33.1+torch2.11.0 is for 2.11.0."""
+    import re
+
     match = re.search(r"\+(?:.*[._-])?torch[._-]?(\d+(?:\.\d+)+)", version.lower())
     return match.group(1) if match else None
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from accel.errors import CapabilityUnavailable
-from accel.machine import Machine
+from accel.value import replaced
 from accel.values import Decision, Device, Feature, Impl, Level, Note, Stage
 
-logger = logging.getLogger("accel")
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Protocol, TypeAlias
 
+    from accel.machine import Machine
 
-class ProbeOutcome(Protocol):
-    """What a prober says of one implementation."""
+    class ProbeOutcome(Protocol):
+        """What a prober says of one implementation."""
 
-    @property
-    def passed(self) -> bool: ...
+        @property
+        def passed(self) -> bool: ...
 
-    @property
-    def detail(self) -> str: ...
+        @property
+        def detail(self) -> str: ...
 
-
-Prober = Callable[[Sequence[Impl]], Mapping[str, ProbeOutcome]]
+    Prober: TypeAlias = Callable[[Sequence[Impl]], Mapping[str, ProbeOutcome]]
 
 
 def key_of(impl: Impl) -> str:
@@ -191,7 +189,9 @@ class Capabilities:
             return
         self._notes.append(note)
         if note.level is not Level.INFO:
-            logger.warning("%s: %s", note.subject, note.message)
+            import logging  # costs as much as detection, and most runs have nothing to log
+
+            logging.getLogger("accel").warning("%s: %s", note.subject, note.message)
 
     def prove_all(self) -> None:
         """Probe every implementation that is still in question."""
@@ -228,7 +228,7 @@ class Capabilities:
 
     def _settle_probe(self, decision: Decision, outcome: ProbeOutcome) -> None:
         index = next(i for i, d in enumerate(self._decisions) if d.impl is decision.impl)
-        self._decisions[index] = dataclasses.replace(
+        self._decisions[index] = replaced(
             decision, accepted=outcome.passed, stage=Stage.PROBED, reason=outcome.detail
         )
 
@@ -243,6 +243,8 @@ class Capabilities:
     def _unavailable(
         self, feature: Feature, name: str, asked_by: str = ""
     ) -> CapabilityUnavailable:
+        import difflib
+
         decisions = self.of(feature)
         accepted = [d.name for d in decisions if d.accepted]
         known = [d.name for d in decisions]
