@@ -14,6 +14,7 @@ Nothing here knows a vendor: a plugin says which variable, which package and whi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from keyword import iskeyword
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ def assignments(text: str) -> dict[str, Any]:
 
     Anything else in the source is passed over; source that does not parse gives nothing.
     """
-    import ast  # only where torch's own files have to be read
+    plain = _plain_assignments(text)
+    if plain is not None:
+        return plain
+    import ast  # whose import costs more than the reading
 
     try:
         body = ast.parse(text).body
@@ -107,6 +111,35 @@ def assignments(text: str) -> dict[str, Any]:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         found.update({t.id: literal for t in targets if isinstance(t, ast.Name)})
+    return found
+
+
+def _plain_assignments(text: str) -> dict[str, Any] | None:
+    """The same where every line is as a build script writes it; None where it takes a parser."""
+    constants = {"None": None, "True": True, "False": False}
+    found: dict[str, Any] = {}
+    for line in text.split("\n"):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        name = name.partition(":")[0].strip()
+        if not line or line.startswith(("#", "from typing import ", "__all__ = [")):
+            continue
+        quote = value[:1]
+        inside = value[1:-1]
+        if not equals or not name.isidentifier() or iskeyword(name) or line != line.strip():
+            return None
+        if value in constants:
+            found[name] = constants[value]
+        elif (
+            len(value) >= 2
+            and quote in "'\""
+            and value[-1] == quote
+            and quote not in inside
+            and "\\" not in inside
+            and inside.isprintable()
+        ):
+            found[name] = inside
+        else:
+            return None
     return found
 
 
