@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from keyword import iskeyword
 
+from accel import versions
+
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from typing import Any, NamedTuple
@@ -163,13 +165,11 @@ def torch_problem(machine: Machine, *, needs: str = "", install: str) -> Problem
 
     `install` is the command that mends either.
     """
-    from packaging.specifiers import SpecifierSet
-
     version = machine.version("torch")
     if version is None:
         return Problem("torch is not installed", install)
-    parsed = parse_version(version)
-    if parsed is not None and not SpecifierSet(needs).contains(parsed.public, prereleases=True):
+    known = versions.release(version) is not None or parse_version(version) is not None
+    if needs and known and not versions.within(version, needs):
         return Problem(f"torch {version} is installed; torch{needs} is needed", install)
     return None
 
@@ -232,6 +232,9 @@ def parse_version(version: str) -> Version | None:
 
 def minor(version: str) -> tuple[int, int] | None:
     """Major and minor number, which is as far as compiled extensions of torch are compatible."""
+    plain = versions.release(version)
+    if plain:
+        return plain[0], plain[1] if len(plain) > 1 else 0
     parsed = parse_version(version)
     return None if parsed is None else (parsed.major, parsed.minor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -92,7 +93,7 @@ def auto(
     from accel.patching import Journal
     from accel.report import Report
 
-    with _lock:
+    with _lock, _CollectorAtRest():
         if _current is not None and not _current.reverted:
             return _current
         host = ThisMachine()
@@ -108,6 +109,22 @@ def auto(
         _current = report
     known.call("accel_report", report=report)
     return report
+
+
+class _CollectorAtRest:
+    """While `auto()` works, no garbage is collected; afterwards all is as it was.
+
+    `import torch` leaves a full collection due, which takes longer than a warm `auto()` and would
+    fall on its first few objects. It stays where it was: with whoever allocates next.
+    """
+
+    def __enter__(self) -> None:
+        self._was_on = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_on:
+            gc.enable()
 
 
 def current() -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from accel import versions
 from accel.errors import CapabilityUnavailable
 from accel.value import replaced
 from accel.values import Decision, Device, Feature, Impl, Level, Note, Stage
@@ -35,6 +36,9 @@ def key_of(impl: Impl) -> str:
 @functools.cache
 def _requirement(text: str) -> tuple[str, Callable[[str], bool], bool]:
     """A PEP 508 requirement as (name, does a version meet it, does its marker hold here)."""
+    simple = versions.requirement(text)
+    if simple is not None:
+        return simple[0], lambda version: versions.within(version, simple[1]), True
     from packaging.requirements import Requirement
 
     parsed = Requirement(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from accel.detecting import Problem, minor, parse_version, torch_build
 from accel.machine import Machine
+from accel.versions import release, within
 from accel_nvidia.knowledge import traits_of, wheels
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
@@ -92,7 +93,7 @@ def _nearest(versions: list[str], present: str | None) -> str | None:
     for version in versions:
         if minor(version) == minor(str(have)):
             return version if have.is_prerelease else have.public
-    newer = [version for version in versions if _release(version) > _release(have.public)]
+    newer = [version for version in versions if _numbers(version) > _numbers(have.public)]
     return newer[0] if newer else versions[-1]
 
 
@@ -108,9 +109,9 @@ def _not_for_arch(machine: Machine, arch: str, version: str, toolkit: str) -> st
 
 def _cannot_target(arch: str, toolkit: str) -> str | None:
     first, gone = traits_of(arch).get("toolkit_min"), traits_of(arch).get("toolkit_before")
-    if first and _release(toolkit) < _release(first):
+    if first and _numbers(toolkit) < _numbers(first):
         return f"does not know {arch} yet (from CUDA {first})"
-    if gone and _release(toolkit) >= _release(gone):
+    if gone and _numbers(toolkit) >= _numbers(gone):
         return f"no longer makes code for {arch} (up to CUDA {_major(gone) - 1})"
     return None
 
@@ -124,18 +125,9 @@ def _carries(arch: str, toolkit: str, version: str | None, processor: str) -> bo
     for build in wheels().extra["build"]:
         if build["toolkit"] != toolkit or processor not in build or not runs:
             continue
-        if version is None or _within(version, build["versions"]):
+        if version is None or within(version, build["versions"]):
             return any(code in runs for code in build[processor])
     return None
-
-
-def _within(version: str, versions: str) -> bool:
-    """Whether a release is in a range such as `>=2.6,<2.15`, which has no other operators."""
-    number = _release(version)
-    return all(
-        number >= _release(part[2:]) if part.startswith(">=") else number < _release(part[1:])
-        for part in versions.split(",")
-    )
 
 
 def _is_pytorchs(version: str) -> bool:
@@ -154,18 +146,9 @@ def _is_pytorchs(version: str) -> bool:
     )
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers of a plain version, for comparing: packaging's import costs more than these.
-
-    Toolkits, and torch's releases as wheels.toml has them, are plain; zeros at the end say nothing.
-    """
-    numbers = []
-    for part in version.partition("+")[0].split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        numbers.append(int(digits) if digits else 0)
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+def _numbers(version: str) -> tuple[int, ...]:
+    """For comparing toolkits and the releases that wheels.toml names, all of them plain."""
+    return release(version) or ()
 
 
 def _not_for_driver(toolkit: str, *, driver: str | None, cuda: str | None) -> str | None:
