@@ -59,7 +59,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'accel' has no attribute {name!r}")
-    value = getattr(__import__(home, fromlist=[name]), name)
+    from accel.resting import CollectorAtRest
+
+    with CollectorAtRest():
+        value = getattr(__import__(home, fromlist=[name]), name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from accel.errors import AccelError, InputError
 from accel.loading import Plugins
 from accel.machine import Machine, ThisMachine
+from accel.resting import CollectorAtRest
 from accel.value import replaced
 from accel.values import Device, Feature, Impl, Patch, PluginInfo
 
@@ -93,7 +93,7 @@ def auto(
     from accel.patching import Journal
     from accel.report import Report
 
-    with _lock, _CollectorAtRest():
+    with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
             return _current
         host = ThisMachine()
@@ -109,22 +109,6 @@ def auto(
         _current = report
     known.call("accel_report", report=report)
     return report
-
-
-class _CollectorAtRest:
-    """While `auto()` works, no garbage is collected; afterwards all is as it was.
-
-    `import torch` leaves a full collection due, which takes longer than a warm `auto()` and would
-    fall on its first few objects. It stays where it was: with whoever allocates next.
-    """
-
-    def __enter__(self) -> None:
-        self._was_on = gc.isenabled()
-        gc.disable()
-
-    def __exit__(self, *_: object) -> None:
-        if self._was_on:
-            gc.enable()
 
 
 def current() -> Report:
