@@ -125,17 +125,21 @@ class Capabilities:
         return self.choose([feature])[feature]
 
     def choose(self, features: Iterable[Feature]) -> dict[Feature, Decision | None]:
-        """`best` of several features, probing the candidates of all of them together."""
-        chosen: dict[Feature, Decision | None] = {}
-        open_features = list(features)
-        while open_features:
-            candidates = {feature: self._candidate(feature) for feature in open_features}
-            self._prove([d for d in candidates.values() if d is not None])
-            for feature, decision in candidates.items():
-                now = None if decision is None else self._now(decision)
-                if now is None or now.accepted:
+        """`best` of several features, probing the candidates of all of them together.
+
+        Each round takes what is left of an implementation out of the question, so there are no
+        more rounds than a feature has implementations.
+        """
+        lists = {feature: self._candidates(feature) for feature in features}
+        chosen: dict[Feature, Decision | None] = dict.fromkeys(lists)
+        while any(lists.values()):
+            firsts = {feature: left.pop(0) for feature, left in lists.items() if left}
+            self._prove(list(firsts.values()))
+            for feature, decision in firsts.items():
+                now = self._now(decision)
+                if now.accepted:
                     chosen[feature] = now
-                    open_features.remove(feature)
+                    lists[feature] = []
         return chosen
 
     def find(self, feature: Feature, name: str) -> Decision | None:
@@ -201,11 +205,12 @@ class Capabilities:
         """Probe every implementation that is still in question."""
         self._prove(self._decisions)
 
-    def _candidate(self, feature: Feature) -> Decision | None:
+    def _candidates(self, feature: Feature) -> list[Decision]:
+        """What `choose` may come to, best first: the user's choice alone, where there is one."""
         own = self.wanted.get(feature)
         if own is not None:
-            return self.require(feature, own)
-        return next((decision for decision in self.of(feature) if decision.accepted), None)
+            return [self.require(feature, own)]
+        return [decision for decision in self.of(feature) if decision.accepted]
 
     def _now(self, decision: Decision) -> Decision:
         """The present state of a decision that may have been probed since."""
