@@ -1,9 +1,9 @@
 """TOML for facts files: what they are written in is read here, and all else by tomllib.
 
 tomllib and its import take longer than the rest of detection, and facts files use little of TOML:
-tables, arrays of tables, bare and quoted keys, plain strings, whole numbers, booleans, arrays and
-inline tables. A text with anything more (escapes, dates, dotted keys), or with a mistake, is
-tomllib's, whose answer or error then counts. A test holds both readers against each other.
+tables, arrays of tables, keys, plain strings, plain numbers, booleans, arrays and inline tables. A
+text with anything more (escapes, dates, signs), or with a mistake, is tomllib's, whose answer or
+error then counts. A test holds both readers against each other.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class _Reader:
         self.root: dict[str, Any] = {}
         self.by_header = {id(self.root)}
         """Tables and arrays of tables that headers made, and which headers may go on with."""
+        self.by_dots: set[int] = set()
+        """Tables that dotted keys made, and which only dotted keys may go on with."""
         self.seen: set[tuple[str, ...]] = set()
 
     def document(self) -> dict[str, Any]:
@@ -117,6 +119,15 @@ class _Reader:
 
     def _pair(self, table: dict[str, Any]) -> None:
         key = self._key()
+        while self._next() == ".":
+            self.at += 1
+            new: dict[str, Any] = {}
+            table = table.setdefault(key, new)
+            if table is new:
+                self.by_dots.add(id(new))
+            elif id(table) not in self.by_dots:
+                raise _Beyond
+            key = self._key()
         if self._next() != "=" or key in table:
             raise _Beyond
         self.at += 1
@@ -149,9 +160,18 @@ class _Reader:
         self.at = at
         if word in ("true", "false"):
             return word == "true"
-        if not word.isdecimal() or (word[0] == "0" and word != "0") or self.text[at] in ".:+":
+        if not word.isdecimal() or (word[0] == "0" and word != "0"):
             raise _Beyond
-        return int(word)
+        if self.text[at] != ".":
+            return int(word)
+        start = at = at + 1
+        while self.text[at] in _BARE:
+            at += 1
+        fraction = self.text[start:at]
+        if not fraction.isdecimal():
+            raise _Beyond
+        self.at = at
+        return float(f"{word}.{fraction}")
 
     def _string(self) -> str:
         if self.text.startswith('"""', self.at):

@@ -58,19 +58,17 @@ class _Memory(ctypes.Structure):
     ]
 
 
+def _places() -> list[str]:
+    if sys.platform != "win32":
+        return ["libnvidia-ml.so.1"]
+    windows = os.environ.get("WINDIR", "C:/Windows")
+    programs = os.environ.get("ProgramFiles", "C:/Program Files")  # noqa: SIM112 - Windows' spelling
+    return [f"{windows}/System32/nvml.dll", f"{programs}/NVIDIA Corporation/NVSMI/nvml.dll"]
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    if sys.platform == "win32":
-        places = [
-            os.path.join(os.environ.get("WINDIR", "C:/Windows"), "System32/nvml.dll"),
-            os.path.join(
-                os.environ.get("ProgramFiles", "C:/Program Files"),  # noqa: SIM112 - its own spelling
-                "NVIDIA Corporation/NVSMI/nvml.dll",
-            ),
-        ]
-    else:
-        places = ["libnvidia-ml.so.1"]
-    for place in places:
+    for place in _places():
         try:
             return ctypes.CDLL(place)
         except OSError:
