@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accel.pipeline import auto, current, devices, plan, plugins
     from accel.planning import Plan
     from accel.report import Report
+    from accel.troubles import Finding
     from accel.values import Device, Feature, Impl, Patch, Probe
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _HOME = {
     "AccelError": "accel.errors",
     "Device": "accel.values",
     "Feature": "accel.values",
+    "Finding": "accel.troubles",
     "Impl": "accel.values",
     "Patch": "accel.values",
     "Plan": "accel.planning",
@@ -41,6 +43,7 @@ __all__ = [
     "AccelError",
     "Device",
     "Feature",
+    "Finding",
     "Impl",
     "Patch",
     "Plan",

@@ -94,14 +94,14 @@ def load_facts(package: str, resource: str = "facts.toml") -> Facts:
     Raises PluginContractError where the file is not as the module's docstring draws it; what is
     wrong with one architecture only when that is asked for.
     """
-    data = _data(package, resource)
+    data = package_data(package, resource)
     if data is None:
         raise PluginContractError(f"{package} has no loader that could read {resource}")
     return _facts(data.decode("utf-8"), f"{package}/{resource}")
 
 
-def _data(package: str, resource: str) -> bytes | None:
-    """What `pkgutil.get_data` gives, whose import costs more than the reading."""
+def package_data(package: str, resource: str) -> bytes | None:
+    """A file of an importable package: what `pkgutil.get_data` gives, without its import."""
     __import__(package)
     module = sys.modules[package]
     loader: Any = getattr(module.__spec__, "loader", None)

@@ -1,4 +1,4 @@
-"""The contract between accel and its plugins: a plugin implements any of these six.
+"""The contract between accel and its plugins: a plugin implements any of these seven.
 
 Mark an implementation with `accel.hookimpl` and name the module (or object) in the entry-point
 group `accel`. No hook may import torch, except through a Probe, a Patch or a command it returns.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from accel.machine import Machine
     from accel.report import Report
     from accel.resolving import Capabilities
+    from accel.troubles import Finding
     from accel.values import Device, Impl, Patch
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -80,6 +81,11 @@ def accel_patches(  # type: ignore[empty-body]
     device: Device, capabilities: Capabilities, machine: Machine
 ) -> Iterable[Patch]:
     """Repairs needed so that libraries use `device` as it really is."""
+
+
+@hookspec
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:  # type: ignore[empty-body]
+    """What is wrong with the setup of `machine`, of which `devices` is all that was found."""
 
 
 @hookspec

@@ -118,9 +118,17 @@ class Plugins:
         return any(plugin == name for plugin, _ in self._implemented.get(hook, ()))
 
     def call(
-        self, hook: str, *, only: Callable[[str], bool] = lambda name: True, **arguments: Any
+        self,
+        hook: str,
+        *,
+        only: Callable[[str], bool] = lambda name: True,
+        seconds: float | None = None,
+        **arguments: Any,
     ) -> list[Answer]:
-        """Ask every plugin that implements `hook`, in order of name; failures are noted."""
+        """Ask every plugin that implements `hook`, in order of name; failures are noted.
+
+        `seconds` is the time of each one, where it is not the usual.
+        """
         asked = [
             (name, implementation)
             for name, implementation in self._implemented.get(hook, ())
@@ -131,7 +139,7 @@ class Plugins:
             for _, one in asked
         ]
         answers = []
-        for (name, _), outcome in zip(asked, guarded(calls, self._seconds), strict=True):
+        for (name, _), outcome in zip(asked, guarded(calls, seconds or self._seconds), strict=True):
             if isinstance(outcome.error, Hung):
                 # Its thread may hold locks of the plugin's own: it is not asked again.
                 self._hung.add(name)

@@ -137,7 +137,7 @@ def detect(known: Plugins, machine: Machine) -> tuple[Device, ...]:
     """What every plugin found, each device stamped with its owner; one owner a device."""
     claims: dict[tuple[str, str], list[Device]] = {}
     for answer in known.call("accel_detect", machine=machine):
-        found = _checked(known, answer.owner, "accel_detect", answer.value, Device)
+        found = checked(known, answer.owner, "accel_detect", answer.value, Device)
         for device in found:
             if device.owner not in ("", answer.owner):
                 known.fail(answer.owner, f"claims a device in the name of {device.owner}")
@@ -181,12 +181,12 @@ def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
     return [
         replaced(impl, owner=answer.owner)
         for answer in answers
-        for impl in _checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
+        for impl in checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
     ]
 
 
-def _checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
-    """`value` as a list of `kind`; a plugin that answers anything else is noted."""
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+    """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -286,7 +286,7 @@ def _plan(
     patches = [
         replaced(patch, owner=answer.owner)
         for answer in answers
-        for patch in _checked(known, answer.owner, "accel_patches", answer.value, Patch)
+        for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
     ]
     names = {feature: None if best is None else best.name for feature, best in chosen.items()}
     return Plan(

@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # typing itself is not imported for the sake of annotatio
 if TYPE_CHECKING:
     from typing import Any
 
+    from accel.troubles import Finding
     from accel_ascend.npu_smi import Chip
 
 OWN = "accel_ascend"
@@ -65,6 +66,14 @@ def accel_detect(machine: Machine) -> Iterable[Device]:
 def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:
     """What the facts say of this chip, or of its family where the chip itself is not known."""
     return _known(load_facts(OWN), device.arch).impls
+
+
+@hookimpl
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
+    """What is wrong around NPUs, and around a torch_npu without any."""
+    from accel_ascend.doctoring import examine
+
+    return examine(machine, devices, _nodes(machine))
 
 
 def architecture(name: str, pci_device: str | None, facts: Facts) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from `cnmon`; the capabilities are in `facts.toml`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from accel.detecting import Problem, bridge_problem, named_in_local, shown
 from accel.facts import load_facts
@@ -18,6 +18,8 @@ from accel.values import Device, Feature, Impl, Patch
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from typing import Any
+
+    from accel.troubles import Finding
 
 VENDOR = "cambricon"
 PCI_VENDOR = "cabc"
@@ -89,6 +91,24 @@ def accel_patches(device: Device, machine: Machine) -> Iterable[Patch]:
             distribution="torch-mlu",
             upstream="Cambricon/torch_mlu",
             until="torch_mlu checks through CNDev by default",
+        )
+    ]
+
+
+@hookimpl
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
+    """Upstream's triton, where an MLU needs Cambricon's."""
+    version = machine.version("triton")
+    here = any(device.vendor == VENDOR for device in devices)
+    if not here or version is None or "mlu" in version:
+        return []
+    from accel.troubles import load_troubles
+
+    return [
+        load_troubles(__name__)["cambricon-triton-replaced"].found(
+            f"triton {version}",
+            "is not Cambricon's, whose version ends in +mlu",
+            "pip install --force-reinstall --no-deps triton-*+mlu*.whl  # of Cambricon's SDK",
         )
     ]
 
