@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accel import pipeline
 from accel.cli.output import print_json, progress, quiet_log, write_whole
-from accel.doctor import Diagnosis, examine
+from accel.doctor import examine
 from accel.doctor import mending as planning
 from accel.errors import InputError
 from accel.values import as_json as plain_data
@@ -34,7 +34,7 @@ def doctor(machine: str | None, *, fix: bool, yes: bool, env_file: Path, as_json
         return 0
     if planned is None:
         return UNHEALTHY
-    return _mend(diagnosis, planned, yes=yes)
+    return _mend(planned, yes=yes)
 
 
 def _check_options(machine: str | None, *, fix: bool, yes: bool, as_json: bool) -> None:
@@ -54,7 +54,7 @@ def _check_options(machine: str | None, *, fix: bool, yes: bool, as_json: bool) 
         )
 
 
-def _mend(diagnosis: Diagnosis, planned: planning.Plan, *, yes: bool) -> int:
+def _mend(planned: planning.Plan, *, yes: bool) -> int:
     _say(f"\nplan\n{planned}")
     if not planned.does_something:
         _say("nothing of this can be done for you")

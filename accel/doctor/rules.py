@@ -26,12 +26,16 @@ _COMPILED = (".so", ".pyd", ".dylib")
 
 
 class Patient(Value, kw_only=False):
-    """What rules may look at. `run` runs Python source in a child, with further variables."""
+    """What rules may look at. `run` runs Python source in a child, with further variables.
+
+    `explained` is what the plugins' rules have found, so that nothing is said twice.
+    """
 
     machine: Machine
     plugins: Plugins
     devices: tuple[Device, ...]
     run: Callable[[str, Mapping[str, str]], Child]
+    explained: tuple[Finding, ...] = ()
 
     @functools.cached_property
     def torch_import(self) -> Child:
@@ -134,7 +138,10 @@ def companions(patient: Patient) -> Iterable[Finding]:
     version = patient.machine.version("torch")
     if version is None or not patient.torch_import.ok:
         return
+    explained = {finding.subject.partition(" ")[0] for finding in patient.explained}
     for name, module in _companions().items():
+        if name in explained:
+            continue
         child = patient.run(f"import {module}", {})
         if not child.ok:
             yield trouble("companion-broken").found(

@@ -93,7 +93,7 @@ def _nearest(versions: list[str], present: str | None) -> str | None:
     for version in versions:
         if minor(version) == minor(str(have)):
             return version if have.is_prerelease else have.public
-    newer = [version for version in versions if _numbers(version) > _numbers(have.public)]
+    newer = [version for version in versions if _numbers(version) > have.release]
     return newer[0] if newer else versions[-1]
 
 

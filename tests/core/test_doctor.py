@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from accel import doctor
-from accel.doctor import AUTOLOAD, Child, Diagnosis, Finding, Patient, examine, run_python
+from accel.doctor import Child, Diagnosis, Finding, Patient, children, examine, run_python
+from accel.doctor import rules as doctor
+from accel.doctor.rules import AUTOLOAD
 from accel.machine import Machine
 from accel.recording import SCHEMA, parse
 from accel.values import Device
@@ -27,6 +28,9 @@ LOST = dataclasses.replace(CARD, problem="its driver is missing", remedy="instal
 
 class NoFailures:
     failures = ()
+
+    def info(self, name: str) -> None:
+        """No plugin of any name."""
 
 
 @dataclasses.dataclass
@@ -189,7 +193,7 @@ def test_a_rule_that_fails_hides_no_other() -> None:
         raise RuntimeError("oh")
 
     diagnosis = examine(box(), [broken, doctor.torch_missing])
-    assert [finding.rule for finding in diagnosis.findings] == ["broken", "torch_missing"]
+    assert [finding.id for finding in diagnosis.findings] == ["rule-broken", "torch-missing"]
     assert "RuntimeError: oh" in diagnosis.findings[0].evidence
 
 
@@ -202,10 +206,10 @@ def test_a_recorded_machine_is_spared_the_rules_that_need_this_one() -> None:
 def test_healthy_and_not() -> None:
     assert Diagnosis("box", (), ()).healthy
     assert str(Diagnosis("box", (), ())) == "box: nothing is wrong"
-    finding = Finding(rule="r", severity="warning", subject="s", evidence="e", command="c")
+    finding = Finding(id="r", severity="warning", subject="s", evidence="e", command="c")
     diagnosis = Diagnosis("box", (finding,), ())
     assert not diagnosis.healthy
-    assert str(diagnosis) == "warning  s: e\n         try:   c"
+    assert str(diagnosis) == "warning  s: e  [r]\n         try:   c"
     body = json.loads(json.dumps(diagnosis.to_json()))
     assert body["schema"] == "accel-doctor/1"
     assert body["healthy"] is False
@@ -219,7 +223,7 @@ def test_children_are_timed_and_their_last_line_is_kept(monkeypatch: pytest.Monk
     assert run_python("import os; assert os.environ['A'] == 'b'", {"A": "b"}).ok
     monkeypatch.setenv("ACCEL_AUTO", "1")
     assert run_python("import os; assert 'ACCEL_AUTO' not in os.environ", {}).ok
-    monkeypatch.setattr(doctor, "SECONDS", 0.3)
+    monkeypatch.setattr(children, "SECONDS", 0.3)
     assert "did not end within" in run_python("import time; time.sleep(9)", {}).last
 
 
@@ -233,9 +237,9 @@ def test_the_command_works_where_torch_cannot_be_imported(tmp_path: Path) -> Non
     done = accel("doctor", "--json", env=env)
     body = json.loads(done.stdout)
     assert done.returncode == 1
-    rules = {finding["rule"]: finding for finding in body["findings"]}
-    assert "libacme.so" in rules["torch_import"]["evidence"]
-    assert "companions" not in rules
+    ids = {finding["id"]: finding for finding in body["findings"]}
+    assert "libacme.so" in ids["torch-broken"]["evidence"]
+    assert "companion-broken" not in ids
     assert "Traceback" not in done.stderr
 
 
@@ -250,7 +254,7 @@ def test_the_command_names_the_backend_that_breaks_torch(tmp_path: Path) -> None
     info = tmp_path / "torch_acme-0.1.dist-info" / "entry_points.txt"
     info.write_text("[torch.backends]\nacme = torch_acme:load\n")
     body = json.loads(accel("doctor", "--json", env=env).stdout)
-    (finding,) = [each for each in body["findings"] if each["rule"] == "torch_import"]
+    (finding,) = [each for each in body["findings"] if each["id"] == "torch-backend-broken"]
     assert "there is one in: torch-acme" in finding["evidence"]
     assert finding["command"] == "pip uninstall -y torch-acme"
 
