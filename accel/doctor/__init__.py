@@ -69,7 +69,10 @@ def _lines(finding: Finding) -> list[str]:
     lines = [f"{finding.severity:<8} {finding.subject}: {finding.evidence}  [{finding.id}]"]
     if finding.symptom:
         lines.append(f"         seen:  {finding.symptom}")
-    return [*lines, f"         try:   {finding.command}"]
+    command = finding.command.replace("{folder}", ".")
+    if finding.files:
+        command = f"accel doctor --fix  (writes {', '.join(finding.files)}; {command})"
+    return [*lines, f"         try:   {command}"]
 
 
 def examine(machine: Machine, rules: Sequence[Rule] | None = None) -> Diagnosis:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from accel.detecting import minor, named_in_local, torch_build
+from accel.detecting import minor, torch_build
 from accel.doctor import has_module, import_error
 from accel.machine import Machine
 from accel.troubles import Finding
@@ -33,7 +33,7 @@ def another_torch(machine: Machine, devices: Sequence[Device]) -> Iterable[Findi
     if torch is None:
         return
     for name, version in sorted(machine.distributions().items()):
-        meant = named_in_local(version) or (
+        meant = torch_in_local(version) or (
             _required(machine, name, version, "torch") if name in COMPANIONS else None
         )
         if meant is None or minor(meant) is None or minor(meant) == minor(torch):
@@ -45,22 +45,28 @@ def another_torch(machine: Machine, devices: Sequence[Device]) -> Iterable[Findi
         )
 
 
+def torch_in_local(version: str) -> str | None:
+    """The torch that a local version names: 2.9 of `2.8.3+cu12torch2.9cxx11abitrue`."""
+    found = re.search(r"\+.*?torch[._-]?(\d+\.\d+(?:\.\d+)?)", version.lower())
+    return found[1] if found else None
+
+
 def another_toolkit(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
     """torchvision and torchaudio whose local version, or its absence, tells another build."""
     build = torch_build(machine)
     if "cuda" not in build or machine.platform().system != "Linux":
         return
-    ours = toolkit_of(str(build["version"]), machine)
+    named = {"cuda": "cuda", "hip": "rocm", "xpu": "xpu"}
+    ours = next((kind for key, kind in named.items() if build.get(key)), "cpu")
     for name in COMPANIONS:
         version = machine.version(name)
         theirs = None if version is None else toolkit_of(version, machine)
-        if theirs is None or ours is None or theirs == ours:
+        if theirs is None or theirs == ours:
             continue
-        backend = str(ours).replace(".", "")
         yield trouble("built-for-another-toolkit").found(
             f"{name} {version}",
             f"was built for {theirs}; torch {build['version']} for {ours}",
-            f"uv pip install --reinstall {name} --torch-backend={backend}"
+            f"uv pip install --reinstall {name} --torch-backend=cpu"
             if ours == "cpu"
             else f"pip uninstall -y {name}",
         )

@@ -33,7 +33,7 @@ def known(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
         if None in met or any(_met(text, machine) for text in row.get("unless", ())):
             continue
         yield load_troubles(OWN)[row["trouble"]].found(
-            " with ".join(filter(None, met[:2])), "are installed together", row["command"]
+            " with ".join(filter(None, met[:2])), "are known not to work together", row["command"]
         )
 
 

@@ -61,7 +61,7 @@ def vendors_torch(machine: Machine, devices: Sequence[Device]) -> Iterable[Findi
         f"torch {version}",
         f"is on no package index, and {CONSTRAINT} is not set",
         f"export {CONSTRAINT}={{folder}}/{name}",
-        files={name: f"torch==={version}\n"},
+        files={name: f"torch=={version}\n"},
     )
 
 
