@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 
 from accel import toml
 from accel.errors import PluginContractError
@@ -126,25 +127,24 @@ def _trouble(id: str, fields: dict[str, Any], origin: str) -> Trouble:  # noqa: 
         raise PluginContractError(f"{origin}: {error}: trouble.{id}") from None
 
 
-def known_troubles(packages: Iterator[str]) -> dict[str, Trouble]:
-    """The troubles of several packages, those without any passed over; for a page on all of them.
+def known_troubles(packages: Iterable[str]) -> dict[str, Mapping[str, Trouble]]:
+    """The troubles of several packages, by package; those without any are passed over.
 
-    Raises PluginContractError where two of them have one id.
+    Raises PluginContractError where two packages have one id.
     """
-    found: dict[str, Trouble] = {}
-    for package in packages:
-        if not has_troubles(package):
-            continue
-        for id, trouble in load_troubles(package).items():  # noqa: A001
-            if found.setdefault(id, trouble) != trouble:
-                raise PluginContractError(f"two plugins have a trouble {id}", found=package)
+    found = {name: load_troubles(name) for name in packages if has_troubles(name)}
+    seen: dict[str, str] = {}
+    for package, troubles in found.items():
+        for one in troubles:
+            if seen.setdefault(one, package) != package:
+                raise PluginContractError(
+                    f"two packages have a trouble {one}", found=f"{seen[one]} and {package}"
+                )
     return found
 
 
 def has_troubles(package: str) -> bool:
     """Whether an importable package has such a file."""
     __import__(package)
-    import sys
-
     file = getattr(sys.modules[package], "__file__", None)
     return file is not None and os.path.isfile(os.path.join(os.path.dirname(file), FILE))

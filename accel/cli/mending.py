@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,8 @@ def _mend(planned: planning.Plan, *, yes: bool) -> int:
     if not yes and input("go on? [y/N] ").strip().lower() not in ("y", "yes"):
         _say("nothing was changed")
         return UNHEALTHY
-    if not planning.carry_out(planned, write=write_whole, tell=_say):
+    write = functools.partial(write_whole, option="--env-file")
+    if not planning.carry_out(planned, write=write, tell=_say):
         return UNHEALTHY
     # In a new interpreter: what was installed meanwhile is not what this one has imported.
     again = subprocess.run(

@@ -6,7 +6,7 @@ other. Their words are data, in `doctor.toml` files (accel/troubles.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from accel import pipeline
 from accel.doctor.children import Child, asked_of_python, has_module, import_error, run_python
@@ -111,8 +111,11 @@ def _name(rule: Rule) -> str:
     return str(getattr(rule, "__name__", rule))
 
 
-def troubles() -> dict[str, Trouble]:
-    """Every trouble that accel and the installed plugins know, by id: for a page on all of them."""
+def troubles() -> dict[str, Mapping[str, Trouble]]:
+    """What accel and the installed plugins know, by package and id: for a page on all of it.
+
+    Raises PluginContractError where one id is in two packages.
+    """
     values = [info.value for info in pipeline.plugins() if info.status == "loaded"]
     packages = dict.fromkeys(value.partition(":")[0].partition(".")[0] for value in values)
-    return known_troubles(iter([__name__, *packages]))
+    return known_troubles([__name__, *packages])

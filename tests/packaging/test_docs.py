@@ -26,7 +26,7 @@ PAGES = (
     *READMES,
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("design", "plugins", "machines", "environment")),
+    *(f"docs/{name}.md" for name in ("design", "plugins", "machines", "environment", "doctor")),
 )
 VARIABLE = re.compile(r"\bACCEL_[A-Z]+(?:_[A-Z]+)*\b")
 SKIPPED = {".git", "__pycache__", "demo-output", ".demo", "dist", "build", "saves"}

@@ -295,7 +295,14 @@ CASES = [
         installed(peft="0.17.1", transformers="4.57.6"),
     ),
     Case("llamafactory-transformers-too-new", "x86-amx", installed(transformers="5.7.0")),
-    Case("llamafactory-peft-too-new", "x86-amx", installed(peft="0.19.0")),
+    Case(
+        "llamafactory-peft-too-new", "x86-amx", installed(peft="0.20.1"), installed(peft="0.20.0")
+    ),
     Case("llamafactory-trl-too-new", "x86-amx", installed(trl="0.25.0")),
-    Case("llamafactory-accelerate-too-new", "x86-amx", installed(accelerate="1.12.0")),
+    Case(
+        "llamafactory-accelerate-too-new",
+        "x86-amx",
+        installed(accelerate="1.15.1"),
+        installed(accelerate="1.15.0"),
+    ),
 ]

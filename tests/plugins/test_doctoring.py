@@ -12,10 +12,11 @@ from diseases import CASES, Case, box
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accel import testing
-from accel.doctor import Finding, examine, troubles
+from accel import doctor, testing
+from accel.doctor import Finding, examine
 from accel.doctor.mending import plan
 from accel.recording import RecordedMachine
+from accel.troubles import Trouble
 from accel.values import as_json
 from accel_ascend.doctoring import VISIBLE
 from accel_frameworks.doctoring.surroundings import is_vendors, shm_size
@@ -28,6 +29,10 @@ OWN = {
     "companion-broken cache-unusable rule-broken",
 }
 """accel's own troubles; tests/core/test_doctor.py is about them."""
+
+
+def troubles() -> dict[str, Trouble]:
+    return {name: one for many in doctor.troubles().values() for name, one in many.items()}
 
 
 def found(machine: RecordedMachine) -> dict[str, Finding]:
