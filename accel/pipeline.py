@@ -90,12 +90,12 @@ def auto(
     A second call changes nothing and returns the first's Report, until `Report.revert()`.
     """
     global _current
-    from accel.patching import Journal
-    from accel.report import Report
-
     with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
             return _current
+        from accel.patching import Journal
+        from accel.report import Report
+
         host = ThisMachine()
         known = loaded_plugins()
         capabilities, found = _resolve(
