@@ -80,12 +80,18 @@ def torch_import(patient: Patient) -> Iterable[Finding]:
         )
         return
     brought = _backend_distributions()
+    explained = {finding.subject.partition(" ")[0]: finding for finding in patient.explained}
+    if len(brought) == 1:
+        known = explained.get(brought[0])
+        command = known.command if known else f"pip uninstall -y {brought[0]}"
+    else:
+        command = f"export {AUTOLOAD}=0"
     names = ", ".join(brought) or "a distribution that pip does not know"
     yield trouble("torch-backend-broken").found(
         "import torch",
-        f"fails: {patient.torch_import.last}. It works with {AUTOLOAD}=0, so a backend "
+        f"fails: {patient.torch_import.last.rstrip('.')}. It works with {AUTOLOAD}=0, so a backend "
         f"that loads with torch is at fault; there is one in: {names}",
-        f"pip uninstall -y {brought[0]}" if len(brought) == 1 else f"export {AUTOLOAD}=0",
+        command,
     )
 
 

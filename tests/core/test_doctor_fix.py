@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -219,13 +220,16 @@ def test_what_only_hands_can_do_is_shown_and_left(
 
 
 def test_variables_are_written_and_the_second_look_has_them(tmp_path: Path) -> None:
-    """Two backends break `import torch`: with the variable it can be imported."""
+    """Two backends break `import torch`: with the variable it can be imported.
+
+    The pip of this test is a stand-in: the real one would mend the environment that tests run in.
+    """
     source = """
         import os
         if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") != "0":
             raise RuntimeError("Failed to load the backend extension: torch_acme")
     """
-    distribution(tmp_path, "torch", "", torch=source)
+    distribution(tmp_path, "torch", "", torch=source, pip="raise SystemExit(0)")
     for name in ("torch-acme", "torch-b"):
         env = distribution(tmp_path, name, "")
         info = tmp_path / f"{name.replace('-', '_')}-0.1.dist-info" / "entry_points.txt"
@@ -242,7 +246,11 @@ def test_variables_are_written_and_the_second_look_has_them(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_pip_is_run_in_this_environment(tmp_path: Path) -> None:
-    """PyPI's apex, really installed into an environment, is really uninstalled."""
+    """PyPI's apex, really installed into an environment, is really uninstalled.
+
+    What it sees of the environment that tests run in, pip leaves alone: it is not its own.
+    """
+    before = {dist.name for dist in importlib.metadata.distributions()}
     place = tmp_path / "env"
     venv.create(place, with_pip=True)
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -268,13 +276,14 @@ def test_pip_is_run_in_this_environment(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **stub, "ACCEL_PROBE": "0"},
+        env={**os.environ, **stub, "ACCEL_PROBE": "0", "PIP_NO_INDEX": "1"},
         timeout=240,
     )
     assert "[apex-of-pypi]" in done.stdout, done.stderr
     assert "pip uninstall -y apex" in done.stderr
     assert not list(site.glob("apex*"))
     assert "[apex-of-pypi]" not in done.stderr  # the second look
+    assert {dist.name for dist in importlib.metadata.distributions()} == before
 
 
 def _roots() -> list[str]:
