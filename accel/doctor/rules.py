@@ -144,9 +144,11 @@ def companions(patient: Patient) -> Iterable[Finding]:
     version = patient.machine.version("torch")
     if version is None or not patient.torch_import.ok:
         return
-    explained = {finding.subject.partition(" ")[0] for finding in patient.explained}
+    passed_over = {finding.subject.partition(" ")[0] for finding in patient.explained}
+    if patient.machine.env(AUTOLOAD) == "0":
+        passed_over.update(_backend_distributions())  # nobody imports them any more
     for name, module in _companions().items():
-        if name in explained:
+        if name in passed_over:
             continue
         child = patient.run(f"import {module}", {})
         if not child.ok:

@@ -135,6 +135,40 @@ def test_a_companion_built_for_another_torch(monkeypatch: pytest.MonkeyPatch) ->
     assert finding.severity == "warning"
 
 
+def test_what_a_plugin_explains_or_nobody_imports_is_not_said_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = {"torch-acme": "torch_acme", "torchvision": "torchvision"}
+    monkeypatch.setattr(doctor, "_companions", lambda: both)
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    runs = Runs({f"import {module}": Child(False, "x") for module in both.values()})
+    known = Finding(id="k", severity="error", subject="torchvision 0.28", evidence="e", command="c")
+    off = parse({"schema": SCHEMA, "distributions": {"torch": "2"}, "env": {AUTOLOAD: "0"}}, "box")
+    for machine, explained, left in (
+        (box(torch="2"), (), ["torch_acme", "torchvision"]),
+        (box(torch="2"), (known,), ["torch_acme"]),
+        (off, (), ["torchvision"]),
+        (off, (known,), []),
+    ):
+        who = Patient(machine, NoFailures(), (), runs, explained)  # type: ignore[arg-type]
+        subjects = [each.subject for each in doctor.companions(who)]
+        assert subjects == [f"import {module}" for module in left]
+
+
+def test_a_backend_that_its_plugin_explains_is_mended_as_the_plugin_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    runs = Runs({"import torch": Child(False, "ImportError: libacme.so.")})
+    known = Finding(
+        id="k", severity="warning", subject="torch-acme 1.0", evidence="e", command="export A=b"
+    )
+    who = Patient(box(torch="2"), NoFailures(), (), runs, (known,))  # type: ignore[arg-type]
+    (finding,) = doctor.torch_import(who)
+    assert finding.command == "export A=b"
+    assert "libacme.so. It works" in finding.evidence
+
+
 def test_companions_are_not_blamed_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_companions", lambda: {"torchvision": "torchvision"})
     runs = Runs({"import torch": Child(False, "x"), "import torchvision": Child(False, "x")})
