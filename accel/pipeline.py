@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel.errors import AccelError, InputError
 from accel.loading import Plugins
 from accel.machine import Machine, ThisMachine
-from accel.planning import Plan
-from accel.resolving import Capabilities, Prober, logger
-from accel.selecting import select
+from accel.resting import CollectorAtRest
+from accel.value import replaced
 from accel.values import Device, Feature, Impl, Patch, PluginInfo
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
-    from accel.report import Report
+    from pathlib import Path
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    from accel.planning import Plan
+    from accel.report import Report
+    from accel.resolving import Capabilities, Prober
+
+    T = TypeVar("T")
 
 CHOICES: Mapping[str, Feature] = {
     "attention": Feature.ATTENTION,
@@ -90,12 +90,12 @@ def auto(
     A second call changes nothing and returns the first's Report, until `Report.revert()`.
     """
     global _current
-    from accel.patching import Journal
-    from accel.report import Report
-
-    with _lock:
+    with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
             return _current
+        from accel.patching import Journal
+        from accel.report import Report
+
         host = ThisMachine()
         known = loaded_plugins()
         capabilities, found = _resolve(
@@ -128,7 +128,7 @@ def open_machine(spec: Machine | str | Path | None) -> Machine:
         return spec
     from accel import recording, testing
 
-    if isinstance(spec, Path) or spec.endswith(".json") or os.sep in spec:
+    if not isinstance(spec, str) or spec.endswith(".json") or os.sep in spec:
         return recording.load(spec)
     return testing.machine(spec)
 
@@ -137,12 +137,12 @@ def detect(known: Plugins, machine: Machine) -> tuple[Device, ...]:
     """What every plugin found, each device stamped with its owner; one owner a device."""
     claims: dict[tuple[str, str], list[Device]] = {}
     for answer in known.call("accel_detect", machine=machine):
-        found = _checked(known, answer.owner, "accel_detect", answer.value, Device)
+        found = checked(known, answer.owner, "accel_detect", answer.value, Device)
         for device in found:
             if device.owner not in ("", answer.owner):
                 known.fail(answer.owner, f"claims a device in the name of {device.owner}")
                 continue
-            stamped = dataclasses.replace(device, owner=answer.owner)
+            stamped = replaced(device, owner=answer.owner)
             claims.setdefault(_identity(stamped), []).append(stamped)
     kept = [_one_owner(known, machine, rivals) for rivals in claims.values()]
     return tuple(sorted(kept, key=lambda d: (-d.priority, d.vendor, d.kind, d.index)))
@@ -179,14 +179,14 @@ def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
 
     answers = known.call("accel_capabilities", only=asked, device=device, machine=machine)
     return [
-        dataclasses.replace(impl, owner=answer.owner)
+        replaced(impl, owner=answer.owner)
         for answer in answers
-        for impl in _checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
+        for impl in checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
     ]
 
 
-def _checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
-    """`value` as a list of `kind`; a plugin that answers anything else is noted."""
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+    """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -215,6 +215,9 @@ def _resolve(
     strict: bool,
     probe: bool = True,
 ) -> tuple[Capabilities, tuple[Device, ...]]:
+    from accel.resolving import Capabilities
+    from accel.selecting import select
+
     choices = _choices(wanted, machine)
     found = detect(known, machine)
     if device is not None and (error := known.error_of(device)) is not None:
@@ -256,6 +259,9 @@ def _prober(device: Device, machine: Machine) -> Prober | None:
 
 def _teller(device: Device) -> Callable[[str], None]:
     """Says that probes are run: to whoever listens to the log, else once on stderr."""
+    import logging
+
+    logger = logging.getLogger("accel")
     told: list[str] = []
 
     def tell(line: str) -> None:
@@ -271,14 +277,16 @@ def _teller(device: Device) -> Callable[[str], None]:
 def _plan(
     known: Plugins, machine: Machine, capabilities: Capabilities, found: tuple[Device, ...]
 ) -> Plan:
+    from accel.planning import Plan
+
     chosen = capabilities.choose(CHOICES.values())
     answers = known.call(
         "accel_patches", device=capabilities.device, capabilities=capabilities, machine=machine
     )
     patches = [
-        dataclasses.replace(patch, owner=answer.owner)
+        replaced(patch, owner=answer.owner)
         for answer in answers
-        for patch in _checked(known, answer.owner, "accel_patches", answer.value, Patch)
+        for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
     ]
     names = {feature: None if best is None else best.name for feature, best in chosen.items()}
     return Plan(
@@ -301,6 +309,8 @@ def _choices(wanted: Mapping[str, Any], machine: Machine) -> dict[Feature, str]:
     """The user's choices by feature: arguments first, then `ACCEL_ATTENTION` and its like."""
     for name in wanted:
         if name not in CHOICES:
+            import difflib
+
             close = difflib.get_close_matches(name, CHOICES, n=1)
             raise InputError(
                 f"{name!r} is nothing that can be chosen"

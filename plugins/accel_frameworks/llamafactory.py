@@ -6,12 +6,16 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from accel import hookimpl
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Device, Feature, Level, Note, Patch
 from accel_frameworks import precision
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 DISTRIBUTION = "llamafactory"
 VERSIONS = ">=0.9.4,<0.10"

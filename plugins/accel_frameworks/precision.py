@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from accel.values import Feature, Level, Note
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any
+
     from accel.resolving import Capabilities
 
 FLAG_OF = {"bfloat16": "bf16", "float16": "fp16"}

@@ -5,19 +5,25 @@ LLaMA-Factory imports it unconditionally, for audio that most training never see
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from accel import hookimpl
 from accel.errors import AccelError
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Patch
 from accel_frameworks.optional import STAND_IN, broken, forget, reason_of
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from importlib.abc import Loader as AbstractLoader
+    from importlib.abc import MetaPathFinder
+    from importlib.machinery import ModuleSpec
+    from typing import Any
+
+    from accel.resolving import Capabilities
+else:  # importing the abstract classes costs more than they give
+    MetaPathFinder = AbstractLoader = object
 
 NAME = "torchaudio"
 WITHOUT = "a stand-in takes its place, audio is off"
@@ -59,7 +65,7 @@ def _install(capabilities: Capabilities) -> Callable[[], None]:
     return undo
 
 
-class Finder(importlib.abc.MetaPathFinder):
+class Finder(MetaPathFinder):
     """Finds the real package and has it loaded by a Loader that can cope with its failure."""
 
     def __init__(self, capabilities: Capabilities) -> None:
@@ -71,7 +77,7 @@ class Finder(importlib.abc.MetaPathFinder):
         fullname: str,
         path: Sequence[str] | None,
         target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         if fullname.startswith(f"{NAME}."):
             reason = getattr(sys.modules.get(NAME), STAND_IN, None)
             if reason is not None:
@@ -81,6 +87,8 @@ class Finder(importlib.abc.MetaPathFinder):
                 )
         if fullname != NAME or self._looking:
             return None
+        import importlib.util
+
         self._looking = True
         try:
             spec = importlib.util.find_spec(NAME)
@@ -91,17 +99,17 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-class Loader(importlib.abc.Loader):
+class Loader(AbstractLoader):
     """Runs the real loader; where that raises, empties the module and leaves the reason in it."""
 
-    def __init__(self, real: importlib.abc.Loader, capabilities: Capabilities) -> None:
+    def __init__(self, real: AbstractLoader, capabilities: Capabilities) -> None:
         self._real = real
         self._capabilities = capabilities
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)  # get_data, is_package and the like, for who asks
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._real.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:

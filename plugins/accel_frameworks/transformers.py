@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from accel import hookimpl
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Device, Feature, Patch
 from accel_frameworks import attention, precision
 from accel_frameworks.optional import Optional
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 IMPORT_UTILS = "transformers.utils.import_utils"
 COMPANIONS = {

@@ -18,6 +18,7 @@ import typer
 from accel import hookspecs, testing
 from accel.cli.app import add_plugin_commands, build
 from accel.pipeline import CHOICES, loaded_plugins
+from accel.troubles import Finding
 from accel.values import Device, Impl, Patch, Probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ PAGES = (
     *READMES,
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("design", "plugins", "machines", "environment")),
+    *(f"docs/{name}.md" for name in ("design", "plugins", "machines", "environment", "doctor")),
 )
 VARIABLE = re.compile(r"\bACCEL_[A-Z]+(?:_[A-Z]+)*\b")
 SKIPPED = {".git", "__pycache__", "demo-output", ".demo", "dist", "build", "saves"}
@@ -71,7 +72,7 @@ def test_every_hook_is_documented(hook: str) -> None:
     assert f"| `{hook}(" in read("docs/plugins.md")
 
 
-@pytest.mark.parametrize("kind", [Device, Impl, Patch, Probe])
+@pytest.mark.parametrize("kind", [Device, Impl, Patch, Probe, Finding])
 def test_every_field_is_documented_in_its_own_table(kind: type[Any]) -> None:
     sections = re.split(r"^## ", read("docs/plugins.md"), flags=re.MULTILINE)
     (section,) = (text for text in sections if text.startswith(f"{kind.__name__}\n"))

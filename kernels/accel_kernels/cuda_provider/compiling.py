@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 import re
 from importlib import resources
 
@@ -98,9 +99,8 @@ def _cache() -> KernelCache:
 def _tell(note: Note) -> None:
     """Into the report where `accel.auto()` is in force, which logs it too; else into the log."""
     from accel import pipeline
-    from accel.resolving import logger
 
     try:
         pipeline.current().capabilities.note(note)
     except AccelError:
-        logger.warning("%s: %s", note.subject, note.message)
+        logging.getLogger("accel").warning("%s: %s", note.subject, note.message)
