@@ -39,6 +39,12 @@ def host(known: Plugins) -> Machine:
         return _standing_in[spec]
 
 
+def forget() -> None:
+    """Ask the plugins again: another simulation may want the same name with other faults."""
+    with _lock:
+        _standing_in.clear()
+
+
 def provider(
     known: Plugins, name: str, count: int | None, fault: str | None
 ) -> AbstractContextManager[Machine]:

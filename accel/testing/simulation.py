@@ -18,8 +18,8 @@ def simulated(
             report = accel.auto()
             torch.ones(3, device=report.torch_device)
 
-    `name` is a recorded machine's, or short for one; `count` devices of it, else one for a short
-    name and as many as were recorded for a whole one. `fault` is what goes wrong there, as in
+    `name` is a recorded machine's, or short for one; `count` devices of it, else as many as a name
+    that ends in `-x8` says, else one. `fault` is what goes wrong there, as in
     `ACCEL_SIMULATE_FAULT`. torch computes on the host's processor; speed is not simulated. On the
     way out the device is gone again, and a tensor that is left on it can only be freed.
 
