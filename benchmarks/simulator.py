@@ -2,8 +2,8 @@
 
     python benchmarks/simulator.py [--machine ascend-910b2] [--steps 10] [--json FILE]
 
-A small Llama (6 layers, width 384), AdamW, sequences of 256. Steps on the host and on the device take
-turns in one process, so that a drift of the machine falls on both alike. Report the ratio, not times.
+A small Llama (6 layers, width 384), AdamW, sequences of 256. Steps on the host and on the device
+take turns in one process, so that a drift of the machine falls on both alike. Report the ratio.
 """
 
 from __future__ import annotations

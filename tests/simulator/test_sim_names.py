@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -50,12 +51,8 @@ def test_a_name_that_is_none_says_what_is_near():
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_machine_or_an_input_error(text):
-    try:
-        chosen = parse_spec(text)
-    except InputError as error:
-        assert error.remedy
-    else:
-        assert chosen.machine in testing.machines()
+    with contextlib.suppress(InputError):
+        assert parse_spec(text).machine in testing.machines()
 
 
 @given(
@@ -69,10 +66,8 @@ def test_faults_are_read_as_they_are_written(counts, driver):
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_fault_or_an_input_error(text):
-    try:
-        faults.parse(text)
-    except InputError as error:
-        assert "lost:N" in error.remedy
+    with contextlib.suppress(InputError):
+        assert faults.parse(faults.parse(text).text) == faults.parse(text)
 
 
 def simulated(spec: str, fault: str = "") -> SimulatedMachine:
