@@ -24,6 +24,7 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
 
     if not dist.is_available():
         return
+    extension.register_timer(card.kind)
     for library in card.libraries:
         maker = _maker(card, library, extension)
         if library.name in BUILT_IN:
