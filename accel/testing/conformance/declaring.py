@@ -1,0 +1,67 @@
+"""probe.declared and error.remedy: nothing is declared that cannot be proven, or refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from accel.errors import CapabilityUnavailable
+from accel.testing.conformance.context import Context, Place
+from accel.testing.conformance.results import Finding
+
+FEWEST_WORDS = 3
+
+
+def probes(context: Context) -> Iterator[Finding]:
+    """Whatever is not declared as unavailable names the probe that proves it."""
+    count = 0
+    for place, decision in context.decisions():
+        impl = decision.impl
+        if impl.unavailable is None:
+            count += 1
+            if impl.probe is None:
+                yield Finding(
+                    case=f"{place.device.arch}/{impl.feature.value}:{impl.name}",
+                    status="failed",
+                    detail="is declared and has no probe; accel.probes has some for any device",
+                )
+    yield _counted(count, "declared implementations", "it declares nothing")
+
+
+def _counted(count: int, what: str, nothing: str) -> Finding:
+    if count:
+        return Finding(detail=f"{count} {what}")
+    return Finding(status="skipped", detail=nothing)
+
+
+def remedies(context: Context) -> Iterator[Finding]:
+    """A device's problem has its command, and a refusal by name its reason and what else to try."""
+    count = 0
+    for place in context.places:
+        count += 1
+        problems = [*_of_the_device(place), *_of_the_refusals(context, place)]
+        if problems:
+            yield Finding(case=place.label, status="failed", detail="; ".join(problems[:5]))
+    yield _counted(count, "sorts of device", "it has nothing to say of any device")
+
+
+def _of_the_device(place: Place) -> Iterator[str]:
+    device = place.device
+    if device.problem is not None and not device.problem.strip():
+        yield "its problem is empty"
+    if device.problem and not (device.remedy or "").strip():
+        yield f"its problem ({device.problem}) has no remedy: the one command that mends it"
+
+
+def _of_the_refusals(context: Context, place: Place) -> Iterator[str]:
+    capabilities = context.subject.capabilities(place.device, place.machine)
+    for decision in capabilities.decisions:
+        if decision.accepted:
+            continue
+        name = f"{decision.feature.value} {decision.name}"
+        if len(decision.reason.split()) < FEWEST_WORDS:
+            yield f"{name} is refused with no more than {decision.reason!r} as the reason"
+        try:
+            capabilities.require(decision.feature, decision.name)
+        except CapabilityUnavailable as error:
+            if not error.remedy.strip():
+                yield f"the refusal of {name} names no remedy"

@@ -1,0 +1,162 @@
+"""Inside, for patch.undo: every binding of every module is compared, by identity, before and after."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+import types
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from accel import pipeline
+from accel.guarding import guarded
+from accel.loading import Plugins
+from accel.machine import Machine, ThisMachine
+from accel.patching import Entry, Journal
+from accel.recording import load
+from accel.resolving import Capabilities
+from accel.testing import machine_files
+from accel.testing.conformance.inside.loading import candidate
+from accel.values import Patch
+
+ROUNDS = 2
+ORDERS = 3
+_IMPORT_SECONDS = 300.0
+
+Print = dict[tuple[str, ...], Any]
+
+
+def undo(name: str, distribution: str) -> Iterator[dict[str, Any]]:
+    """A case for each patch alone, and one for each order of all of them."""
+    warnings.simplefilter("ignore")
+    here = ThisMachine()
+    plugins = Plugins([candidate(name, distribution)], refused=())
+    groups = _patches(plugins, here)
+    modules = sorted({patch.module for group in groups for patch in group if patch.environ is None})
+    for module in modules:
+        yield {"tell": f"importing {module}"}
+        guarded(lambda module=module: importlib.import_module(module), _IMPORT_SECONDS)
+    alone: dict[str, Patch] = {}
+    for group in groups:
+        alone.update({patch.target: patch for patch in group if patch.target not in alone})
+    for target, patch in sorted(alone.items()):
+        yield {"tell": f"applying {target}"}
+        yield {"case": target, **_round([patch], None, here)}
+    longest = max(groups, key=len, default=[])
+    if len(longest) > 1:
+        for seed in range(ORDERS):
+            yield {"case": f"all in order {seed + 1}", **_round(longest, seed, here)}
+
+
+def _patches(plugins: Plugins, here: Machine) -> list[list[Patch]]:
+    """What the plugin wants to mend, for each sort of device there is on any machine."""
+    others = Plugins(refused=())
+    machines = [here, *(load(file) for file in machine_files().values())]
+    groups: dict[tuple[str, ...], list[Patch]] = {}
+    for machine in machines:
+        for device in pipeline.detect(others, machine):
+            capabilities = Capabilities(
+                device, pipeline.impls_of(others, device, machine), machine
+            )
+            answers = plugins.call(
+                "accel_patches", device=device, capabilities=capabilities, machine=machine
+            )
+            found = pipeline.patches_of(plugins, answers)
+            if found:
+                groups.setdefault((device.kind, *(p.target for p in found)), found)
+    return list(groups.values())
+
+
+def _round(patches: Sequence[Patch], seed: int | None, here: Machine) -> dict[str, Any]:
+    """Apply and undo, twice; in one journal, or one for each patch undone in another order."""
+    before, environ = _fingerprint(), dict(os.environ)
+    first: list[Entry] = []
+    for turn in range(ROUNDS):
+        entries = _apply_and_revert(patches, None if seed is None else seed + turn * ORDERS, here)
+        failed = [e for e in entries if e.state == "failed"]
+        if failed:
+            return _no("; ".join(f"{e.patch.target}: {e.detail}" for e in failed[:3]))
+        changed = _changed(before, _fingerprint()) + _changed(environ, dict(os.environ))
+        if changed:
+            times = "once" if turn == 0 else "twice"
+            return _no(f"undone {times}, and not as before: {', '.join(changed[:5])}")
+        states = {e.patch.target: e.state for e in entries}
+        if first and states != {e.patch.target: e.state for e in first}:
+            return _no("the second time other patches could be applied than the first time")
+        first = first or entries
+    applied = [entry for entry in first if entry.state == "applied"]
+    if not applied:
+        why = "; ".join(sorted({f"{e.state}: {e.detail}" for e in first}))
+        return {"status": "skipped", "detail": why or "its target is not here"}
+    also = sum(len(entry.also) for entry in applied)
+    return {
+        "status": "passed",
+        "detail": f"{len(applied)} of {len(patches)} applied, {also} copied names followed",
+    }
+
+
+def _no(detail: str) -> dict[str, Any]:
+    return {"status": "failed", "detail": detail}
+
+
+def _apply_and_revert(patches: Sequence[Patch], seed: int | None, here: Machine) -> list[Entry]:
+    """What became of each patch when it was applied. The rest of `also` is what followed it."""
+    if seed is None:
+        journal = Journal()
+        journal.apply(patches, version=here.version)
+        entries = list(journal.entries)
+        journal.revert()
+        return entries + [e for e in journal.entries if e.state == "failed"]
+    shuffled = random.Random(seed)  # noqa: S311 - an order that can be repeated
+    journals = [Journal() for _ in patches]
+    order = list(zip(journals, patches, strict=True))
+    shuffled.shuffle(order)
+    for journal, patch in order:
+        journal.apply([patch], version=here.version)
+    entries = [entry for journal in journals for entry in journal.entries]
+    shuffled.shuffle(order)
+    for journal, _ in order:
+        journal.revert()
+    return entries + [e for j in journals for e in j.entries if e.state == "failed"]
+
+
+def _fingerprint() -> Print:
+    """Every top-level binding of every module, and of the classes defined in it."""
+    found: Print = {}
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, types.ModuleType) or name.startswith("accel."):
+            continue
+        for key, value in list(vars(module).items()):
+            found[name, key] = value
+            if isinstance(value, type) and getattr(value, "__module__", "") == name:
+                for inner, item in list(vars(value).items()):
+                    found[name, key, inner] = item
+            elif isinstance(value, dict) and key != "__builtins__" and len(value) < 2000:
+                for inner, item in list(value.items()):
+                    if isinstance(inner, str):
+                        found[name, key, f"[{inner}]"] = item
+    return found
+
+
+def _changed(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[str]:
+    """Names that are bound to something else, or are new or gone; caches of modules left out.
+
+    Modules that came in between are no trace of the patch itself, and are not looked at.
+    """
+    known = {key[0] for key in before if isinstance(key, tuple)}
+    keys = before.keys() | {k for k in after if not isinstance(k, tuple) or k[0] in known}
+    missing = object()
+    return sorted(
+        ".".join(key) if isinstance(key, tuple) else str(key)
+        for key in keys
+        if before.get(key, missing) is not after.get(key, missing) and not _is_cache(key)
+    )
+
+
+def _is_cache(key: Any) -> bool:
+    return isinstance(key, tuple) and any(part.startswith("__") for part in key[1:])
+
+
