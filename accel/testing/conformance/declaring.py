@@ -8,7 +8,7 @@ from accel.errors import CapabilityUnavailable
 from accel.testing.conformance.context import Context, Place
 from accel.testing.conformance.results import Finding
 
-FEWEST_WORDS = 3
+FEWEST_WORDS = 2
 
 
 def probes(context: Context) -> Iterator[Finding]:
