@@ -80,7 +80,8 @@ def only(context: Context) -> Iterator[Finding]:
         yield Finding(
             case=name,
             status="failed" if problems else "passed",
-            detail="; ".join(problems) or f"claims {len(mine)} of {len(mine) + len(theirs)} devices",
+            detail="; ".join(problems)
+            or f"claims {len(mine)} of {len(mine) + len(theirs)} devices",
         )
 
 

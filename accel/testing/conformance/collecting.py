@@ -19,7 +19,7 @@ OPERATIONS = ("all_reduce", "broadcast", "all_gather")
 
 
 def sums(context: Context) -> Iterator[Finding]:
-    """Each rank is a process of its own; each has a device of its own where the backend wants it."""
+    """Each rank is a process, and has a device of its own where the backend wants it."""
     decisions = context.accepted(Feature.COLLECTIVE)
     if not decisions:
         yield Finding(status="skipped", detail="it declares no collective that can be had here")
@@ -48,7 +48,7 @@ def _at(context: Context, decision: Decision, ranks: int) -> Finding:
     if own and len(devices) < ranks:
         return Finding(
             status="skipped",
-            detail=f"no such device here: {ranks} ranks need {ranks} devices, here is {len(devices)}",
+            detail=f"no such device here: {ranks} ranks need as many, here is {len(devices)}",
         )
     shared = HOST if host else context.device.torch_name
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,8 @@ CRASHES = 5
 def operators() -> dict[str, Any]:
     """The data file `operators.toml`."""
     file = importlib.resources.files("accel.testing.conformance") / "operators.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def names() -> list[str]:
@@ -81,9 +82,7 @@ def _in_dtype(context: Context, dtype: str) -> Iterator[Finding]:
             return
         except Died as death:
             crashes += 1
-            yield Finding(
-                case=f"{dtype}/{running or 'start'}", status="failed", detail=str(death)
-            )
+            yield Finding(case=f"{dtype}/{running or 'start'}", status="failed", detail=str(death))
             if not running or crashes == CRASHES:
                 yield Finding(
                     case=f"{dtype}/rest",

@@ -67,9 +67,13 @@ class Context:
         machines = subject.own_machines if subject.detects else subject.machines
         for name, machine in machines.items():
             for device in self._found(machine):
-                seen.setdefault((device.vendor, device.arch, device.problem), Place(name, machine, device))
+                seen.setdefault(
+                    (device.vendor, device.arch, device.problem), Place(name, machine, device)
+                )
         if self.device is not None:
-            seen.setdefault((self.device.vendor, self.device.arch, None), Place("here", self.here, self.device))
+            seen.setdefault(
+                (self.device.vendor, self.device.arch, None), Place("here", self.here, self.device)
+            )
         return tuple(seen.values())
 
     def _found(self, machine: RecordedMachine) -> tuple[Device, ...]:

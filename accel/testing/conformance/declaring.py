@@ -1,4 +1,4 @@
-"""probe.declared and error.remedy: nothing is declared that cannot be proven, or refused in words."""
+"""probe.declared and error.remedy: what is declared can be proven, what is refused has a reason."""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ def expected_for(
         for entry in found
         if (not entry.plugins or plugin in entry.plugins)
         and (not entry.where or entry.where == how)
-        and (not entry.arch or (device is not None and fnmatch.fnmatchcase(device.arch, entry.arch)))
+        and (
+            not entry.arch or (device is not None and fnmatch.fnmatchcase(device.arch, entry.arch))
+        )
     )
 
 

@@ -1,10 +1,11 @@
-"""probe.passes and probe.fails: what is declared is proven, by something that could have said no."""
+"""probe.passes and probe.fails: what is declared is proven, by what could have said no."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from accel.resolving import key_of
@@ -51,17 +52,43 @@ def fails(context: Context) -> Iterator[Finding]:
     if not found:
         yield Finding(status="skipped", detail="it declares no probe")
     device = context.device.torch_name if context.device else HOST
-    for number, impl in enumerate(found.values(), 1):
-        context.tell(f"sabotaging probe {number} of {len(found)}: {key_of(impl)}")
+    impls = list(found.values())
+    while impls:
+        yield from _sabotage(context, impls, device)
+
+
+def _sabotage(context: Context, impls: list[Impl], device: str) -> Iterator[Finding]:
+    """Sabotage them in one interpreter while it lives; those that are done are taken off."""
+    probes = [impl.probe for impl in impls if impl.probe is not None]
+    request = {
+        "device": device,
+        "probes": [{"function": p.function, "arguments": as_json(p.arguments)} for p in probes],
+    }
+    limit = 180 + sum(3 * probe.seconds for probe in probes)
+    said: dict[str, dict[str, str]] = {}
+    begin = time.monotonic()
+
+    def finding(death: str = "") -> Finding:
+        impl = impls.pop(0)
         assert impl.probe is not None
-        begin = time.monotonic()
-        finding = _sabotaged(impl, impl.probe, device)
-        yield Finding(
+        judged = _judged(impl.probe, said, device, death)
+        return dataclasses.replace(
+            judged,
             case=f"{key_of(impl)} {_arguments(impl.probe)}".strip(),
-            status=finding.status,
-            detail=finding.detail,
             seconds=time.monotonic() - begin,
         )
+
+    try:
+        for answer in inside(f"{_INSIDE}:sabotage", request, seconds=limit):
+            if answer["step"] != "done":
+                said[answer["step"]] = answer
+                continue
+            yield finding()
+            said, begin = {}, time.monotonic()
+            if impls:
+                context.tell(f"sabotaging {key_of(impls[0])}, {len(impls)} to go")
+    except Died as death:
+        yield finding(str(death))
 
 
 def _identity(probe: Probe) -> str:
@@ -72,29 +99,22 @@ def _arguments(probe: Probe) -> str:
     return ",".join(str(value) for value in as_json(probe.arguments).values())
 
 
-def _sabotaged(impl: Impl, probe: Probe, device: str) -> Finding:
-    request = {
-        "function": probe.function,
-        "device": device,
-        "arguments": as_json(probe.arguments),
-    }
-    said = {}
-    try:
-        for answer in inside(f"{_INSIDE}:sabotage", request, seconds=3 * probe.seconds + 180):
-            said[answer["step"]] = answer
-    except Died as death:
-        # A crash under sabotage is a refusal; one before it is no proof of anything.
-        if "plain" not in said:
-            return Finding(status="skipped", detail=f"on {device} it {death}")
-        return Finding(detail=f"under sabotage it {death}")
+def _judged(
+    probe: Probe, said: Mapping[str, Mapping[str, str]], device: str, death: str
+) -> Finding:
+    """What the answers of one probe come to, step by step; `death` is how its interpreter ended."""
+    if "plain" not in said:
+        return Finding(status="skipped", detail=f"on {device} it {death}")
     plain = said["plain"]
     if "error" in plain:
         where = "here" if device != HOST else "without the device"
         return Finding(status="skipped", detail=f"does not run {where}: {plain['error']}")
+    if death:  # a crash under sabotage is a refusal
+        return Finding(detail=f"under sabotage it {death}")
     refused = [answer for step, answer in said.items() if step != "plain" and "error" in answer]
     if refused:
         return Finding(detail=f"on {device}, {refused[0]['step']}: {refused[0]['error']}")
-    tried = ", ".join(step for step in said if step != "plain")
+    tried = ", ".join(step for step in said if step != "plain") or "nothing that it computes"
     return Finding(
         status="failed",
         detail=f"cannot fail: {probe.function} said {plain['said']!r} on {device} all the same, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import xml.etree.ElementTree as Tree  # noqa: S405 - written here, never read
+import xml.etree.ElementTree as Tree
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,4 +137,6 @@ def _case(suite: Tree.Element, plugin: str, result: Result) -> None:
 
 def _printable(text: str) -> str:
     """XML has no place for most control characters."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -42,9 +42,13 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule("load.hooks", "loads, and implements hooks that there are", "nothing", loading.hooks),
-    Rule("load.light", "loads and detects without torch, leaves no thread", "nothing", loading.light),
+    Rule(
+        "load.light", "loads and detects without torch, leaves no thread", "nothing", loading.light
+    ),
     Rule("load.time", "loads in under 50 ms", "nothing", loading.fast),
-    Rule("answer.contract", "answers its hooks as they are specified", "loading", answering.contract),
+    Rule(
+        "answer.contract", "answers its hooks as they are specified", "loading", answering.contract
+    ),
     Rule("claim.own", "claims its hardware on its own recorded machines", "loading", claiming.own),
     Rule("claim.only", "claims nothing else on any recorded machine", "loading", claiming.only),
     Rule("claim.values", "describes a device in sound values", "loading", claiming.values),
@@ -56,14 +60,23 @@ RULES: tuple[Rule, ...] = (
     Rule("probe.fails", "its probes refuse wrong numbers", "loading", probing.fails),
     Rule("probe.passes", "its probes pass on the device", "device", probing.passes),
     Rule("dtype.computes", "computes in every dtype it declares", "device", computing.computes),
-    Rule("runtime.device", "device numbers and contexts keep their meaning", "device", running.device),
+    Rule(
+        "runtime.device", "device numbers and contexts keep their meaning", "device", running.device
+    ),
     Rule("runtime.memory", "memory calls keep their meaning", "device", running.memory),
     Rule("runtime.stream", "streams keep their meaning", "device", running.stream),
     Rule("runtime.event", "events keep their meaning", "device", running.event),
     Rule("runtime.random", "random numbers can be repeated", "device", running.random),
     Rule("collective.sums", "collectives give the right sums", "device", collecting.sums),
-    Rule("patch.words", "its patches say why, for which versions, until when", "loading", mending.words),
+    Rule(
+        "patch.words",
+        "its patches say why, for which versions, until when",
+        "loading",
+        mending.words,
+    ),
     Rule("patch.undo", "its patches apply and undo to the same objects", "loading", mending.undo),
-    Rule("error.remedy", "its problems and refusals name the remedy", "loading", declaring.remedies),
+    Rule(
+        "error.remedy", "its problems and refusals name the remedy", "loading", declaring.remedies
+    ),
 )
 BY_ID = {rule.id: rule for rule in RULES}

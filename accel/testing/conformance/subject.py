@@ -1,4 +1,4 @@
-"""The plugin under test: its entry point, its package, its recorded machines, and who else is there."""
+"""The plugin under test: its entry point, its package, its recorded machines, its rivals."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Subject:
     @functools.cached_property
     def siblings(self) -> Plugins:
         """Every plugin of the same package, this one too: they share its recorded machines."""
-        same = [c for c in self.others if c.value.startswith((f"{self.package}:", f"{self.package}."))]
+        same = [
+            c for c in self.others if c.value.startswith((f"{self.package}:", f"{self.package}."))
+        ]
         return Plugins([self.candidate, *same], refused=())
 
     @functools.cached_property
@@ -86,7 +88,9 @@ class Subject:
         """Those that the plugin's own package brings."""
         own = {folder / "machines" for folder in self.folders}
         return {
-            name: self.machines[name] for name, file in machine_files().items() if file.parent in own
+            name: self.machines[name]
+            for name, file in machine_files().items()
+            if file.parent in own
         }
 
     @property

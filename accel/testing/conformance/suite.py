@@ -44,7 +44,9 @@ class Suite:
     @functools.cached_property
     def _broken(self) -> str:
         """Why the plugin cannot be asked anything, or nothing. In a fresh interpreter first."""
-        findings = list(BY_ID["load.hooks"].check(Context(self.subject, ThisMachine(), None, "recorded")))
+        findings = list(
+            BY_ID["load.hooks"].check(Context(self.subject, ThisMachine(), None, "recorded"))
+        )
         return next((f.detail for f in findings if f.status == "failed"), "")
 
     @functools.cached_property
@@ -155,9 +157,7 @@ def chosen(only: Sequence[str]) -> tuple[Rule, ...]:
                 remedy=f"one of: {', '.join(BY_ID)}",
             )
     return tuple(
-        rule
-        for rule in RULES
-        if not only or rule.id in only or rule.id.partition(".")[0] in only
+        rule for rule in RULES if not only or rule.id in only or rule.id.partition(".")[0] in only
     )
 
 

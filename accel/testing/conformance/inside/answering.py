@@ -104,6 +104,8 @@ class _Watch:
         self.on = False
         self._package = package
         harmless = {*sysconfig.get_paths().values(), *sys.path, sys.prefix, sys.base_prefix}
+        for name in (package, "accel"):  # an editable install is on no path
+            harmless.update(getattr(sys.modules.get(name), "__path__", ()))
         self._harmless = tuple(os.path.abspath(path) for path in harmless if path)
 
     def start(self) -> None:
@@ -118,7 +120,7 @@ class _Watch:
         what = arguments[0] if arguments else ""
         if event in ("open", "os.listdir", "os.scandir") and self._is_code(what):
             return
-        self.touched.add(f"{event} {what}" if isinstance(what, (str, bytes)) else event)
+        self.touched.add(f"{event} {what}" if isinstance(what, str) else event)
 
     def _is_code(self, path: Any) -> bool:
         """Modules and data that came with Python or an installed package, the plugin's too."""

@@ -28,7 +28,11 @@ BOOT = (
 
 
 def ranks(
-    backend: str, devices: Sequence[str], dtypes: Sequence[str], operations: Sequence[str], folder: str
+    backend: str,
+    devices: Sequence[str],
+    dtypes: Sequence[str],
+    operations: Sequence[str],
+    folder: str,
 ) -> Iterator[dict[str, Any]]:
     """Start one process for each device, and tell what all of them say."""
     children = []
@@ -126,7 +130,9 @@ def _numbers(number: int, device: str, kind: Any) -> Any:
 
 def _expect(what: str, got: Any, wanted: Any) -> bool:
     if not bool((got.cpu() == wanted.cpu()).all()):
-        raise WrongSum(f"{what} gave {got.flatten()[:3].tolist()}, not {wanted.flatten()[:3].tolist()}")
+        raise WrongSum(
+            f"{what} gave {got.flatten()[:3].tolist()}, not {wanted.flatten()[:3].tolist()}"
+        )
     return True
 
 

@@ -184,7 +184,9 @@ def _mapped(given: Any, change: Any) -> Any:
     import torch
     from torch.utils._pytree import tree_map
 
-    return tree_map(lambda value: change(value) if isinstance(value, torch.Tensor) else value, given)
+    return tree_map(
+        lambda value: change(value) if isinstance(value, torch.Tensor) else value, given
+    )
 
 
 def _tensors(value: Any) -> list[Any]:
@@ -218,9 +220,7 @@ def _error(what: str, got: Any, true: Any, allowed: _Allowed) -> float:
         raise Wrong(f"{what} has values that are not finite")
     error = float((got - true).abs().max() / max(float(true.abs().max()), 1.0))
     if error > allowed.error:
-        raise Wrong(
-            f"{what} is wrong: max relative error {error:.1e}, allowed {allowed.error:.0e}"
-        )
+        raise Wrong(f"{what} is wrong: max relative error {error:.1e}, allowed {allowed.error:.0e}")
     return error
 
 

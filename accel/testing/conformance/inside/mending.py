@@ -1,7 +1,8 @@
-"""Inside, for patch.undo: every binding of every module is compared, by identity, before and after."""
+"""Inside, for patch.undo: every binding of every module, by identity, before and after."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import random
@@ -38,7 +39,7 @@ def undo(name: str, distribution: str) -> Iterator[dict[str, Any]]:
     modules = sorted({patch.module for group in groups for patch in group if patch.environ is None})
     for module in modules:
         yield {"tell": f"importing {module}"}
-        guarded(lambda module=module: importlib.import_module(module), _IMPORT_SECONDS)
+        guarded(functools.partial(importlib.import_module, module), _IMPORT_SECONDS)
     alone: dict[str, Patch] = {}
     for group in groups:
         alone.update({patch.target: patch for patch in group if patch.target not in alone})
@@ -58,9 +59,7 @@ def _patches(plugins: Plugins, here: Machine) -> list[list[Patch]]:
     groups: dict[tuple[str, ...], list[Patch]] = {}
     for machine in machines:
         for device in pipeline.detect(others, machine):
-            capabilities = Capabilities(
-                device, pipeline.impls_of(others, device, machine), machine
-            )
+            capabilities = Capabilities(device, pipeline.impls_of(others, device, machine), machine)
             answers = plugins.call(
                 "accel_patches", device=device, capabilities=capabilities, machine=machine
             )
@@ -158,5 +157,3 @@ def _changed(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[str]:
 
 def _is_cache(key: Any) -> bool:
     return isinstance(key, tuple) and any(part.startswith("__") for part in key[1:])
-
-

@@ -11,7 +11,7 @@ import contextlib
 import importlib.abc
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from accel.probing.child import describe, find
@@ -23,11 +23,19 @@ _MOVES = ("_to_copy", "copy_", "clone", "detach", "empty", "view", "expand", "_u
 _KEPT = ("torch", "accel", "numpy")
 
 
-def sabotage(
-    function: str, device: str, arguments: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def sabotage(device: str, probes: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each probe its steps, and then `done`."""
+    for probe in probes:
+        yield from _steps(probe["function"], device, probe["arguments"])
+        yield {"step": "done"}
+
+
+def _steps(function: str, device: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """First `plain`, then each harm in turn until one of them makes the probe refuse."""
-    yield {"step": "plain", **_outcome(function, device, arguments)}
+    plain = _outcome(function, device, arguments)
+    yield {"step": "plain", **plain}
+    if "error" in plain:
+        return
     for step, harm in ((WRONG, _wrong_operators), (WRONG_CALLS, _wrong_calls)):
         with harm() as changed:
             outcome = _outcome(function, device, arguments)

@@ -147,7 +147,9 @@ def _allocated(device: str, module: Any) -> str:
     before = allocated()
     held = torch.empty(SIZE, dtype=torch.uint8, device=device)
     during = allocated()
-    _expect(during - before >= SIZE, f"memory_allocated() grew by {during - before} for {SIZE} bytes")
+    _expect(
+        during - before >= SIZE, f"memory_allocated() grew by {during - before} for {SIZE} bytes"
+    )
     del held
     after = allocated()
     _expect(after <= during - SIZE, f"memory_allocated() fell by {during - after} for {SIZE} bytes")
@@ -189,7 +191,9 @@ def _emptied(device: str, module: Any) -> str:
     del spare
     before = reserved()
     empty()
-    _expect(reserved() <= before, f"empty_cache() took memory_reserved() from {before} to {reserved()}")
+    _expect(
+        reserved() <= before, f"empty_cache() took memory_reserved() from {before} to {reserved()}"
+    )
     _expect(reserved() >= allocated(), "memory_reserved() is less than memory_allocated()")
     _expect(int(held.sum().item()) == SIZE, "empty_cache() spoiled a tensor that is held")
     return "held tensors stay"
@@ -215,7 +219,8 @@ def _ordered(device: str, module: Any) -> str:
     c = b + 1
     module.synchronize()
     _expect(
-        abs(float(c[0, 0].item()) - (2.0 * 1.5**10 + 1)) < 1e-2, "work on two streams came out wrong"
+        abs(float(c[0, 0].item()) - (2.0 * 1.5**10 + 1)) < 1e-2,
+        "work on two streams came out wrong",
     )
     return "a side stream after the current one, and back"
 
