@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from broken import PLUGINS, Broken
-from world import HOST, conformance, failures, install
 
 from accel.testing.conformance import RULES
+from broken import PLUGINS, Broken
+from world import HOST, conformance, failures, install
 
 
 def test_there_is_a_broken_plugin_for_each_rule() -> None:

@@ -1,4 +1,4 @@
-"""Plugins for the suite to judge, each installed in a folder of its own as a stranger's would be."""
+"""Plugins for the suite to judge, each installed in a folder of its own, as by a stranger."""
 
 from __future__ import annotations
 

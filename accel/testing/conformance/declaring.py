@@ -13,18 +13,20 @@ FEWEST_WORDS = 2
 
 def probes(context: Context) -> Iterator[Finding]:
     """Whatever is not declared as unavailable names the probe that proves it."""
-    count = 0
+    count = missing = 0
     for place, decision in context.decisions():
         impl = decision.impl
         if impl.unavailable is None:
             count += 1
             if impl.probe is None:
+                missing += 1
                 yield Finding(
                     case=f"{place.device.arch}/{impl.feature.value}:{impl.name}",
                     status="failed",
                     detail="is declared and has no probe; accel.probes has some for any device",
                 )
-    yield _counted(count, "declared implementations", "it declares nothing")
+    if not missing:
+        yield _counted(count, "declared implementations", "it declares nothing")
 
 
 def _counted(count: int, what: str, nothing: str) -> Finding:
@@ -35,13 +37,15 @@ def _counted(count: int, what: str, nothing: str) -> Finding:
 
 def remedies(context: Context) -> Iterator[Finding]:
     """A device's problem has its command, and a refusal by name its reason and what else to try."""
-    count = 0
+    wrong = 0
     for place in context.places:
-        count += 1
         problems = [*_of_the_device(place), *_of_the_refusals(context, place)]
         if problems:
+            wrong += 1
             yield Finding(case=place.label, status="failed", detail="; ".join(problems[:5]))
-    yield _counted(count, "sorts of device", "it has nothing to say of any device")
+    if not wrong:
+        nothing = "it has nothing to say of any device"
+        yield _counted(len(context.places), "sorts of device", nothing)
 
 
 def _of_the_device(place: Place) -> Iterator[str]:
