@@ -1,8 +1,9 @@
 """`accel device-spec`: the file that transformers' own tests take a device from.
 
     accel device-spec > spec.py
-    TRANSFORMERS_TEST_DEVICE_SPEC=spec.py pytest tests/models/llama
+    ACCEL_AUTO=1 TRANSFORMERS_TEST_DEVICE_SPEC=spec.py pytest tests/models/llama
 
+With ACCEL_AUTO=1 transformers is tested with accel's repairs, without it as it is.
 transformers imports the file by its name without `.py`, so it has to be in the current folder.
 Source: `transformers/testing_utils.py`, at TRANSFORMERS_TEST_DEVICE_SPEC.
 """
@@ -21,7 +22,7 @@ Written by accel {version}: accel device-spec
 """
 
 import torch
-{repair}
+
 DEVICE_NAME = "{kind}"
 _MODULE = torch.get_device_module(DEVICE_NAME)
 
@@ -29,11 +30,6 @@ MANUAL_SEED_FN = torch.manual_seed
 EMPTY_CACHE_FN = getattr(_MODULE, "empty_cache", None)
 DEVICE_COUNT_FN = {count}
 '''
-REPAIR = """
-import accel
-
-accel.auto("{device}")
-"""
 
 
 def device_spec(
@@ -41,15 +37,12 @@ def device_spec(
         str | None,
         typer.Option("--device", help="As torch, a vendor, a family or an architecture has it."),
     ] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="Let the file call accel.auto().")
-    ] = True,
 ) -> None:
     """Write the device for transformers' tests, as TRANSFORMERS_TEST_DEVICE_SPEC wants it."""
-    print(spec(device, repair=repair), end="")
+    print(spec(device), end="")
 
 
-def spec(device: str | None = None, *, repair: bool = True) -> str:
+def spec(device: str | None = None) -> str:
     """The file's text, for the device that `auto()` would choose, or the one that is named.
 
     Raises DeviceError where there is none of that name.
@@ -62,6 +55,5 @@ def spec(device: str | None = None, *, repair: bool = True) -> str:
         arch=chosen.arch,
         version=accel.__version__,
         kind=chosen.kind,
-        repair=REPAIR.format(device=chosen.torch_name) if repair else "",
         count=count,
     )
