@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import accel
-from accel.cli import USAGE, commands, conforming, running
+from accel.cli import USAGE, commands, conforming, creating, running
 from accel.loading import Plugins
 
 OWN: dict[str, Callable[..., int | None]] = {
@@ -20,6 +20,7 @@ OWN: dict[str, Callable[..., int | None]] = {
     "record": commands.record,
     "doctor": commands.doctor,
     "conformance": conforming.conformance,
+    "new-plugin": creating.new_plugin,
 }
 _UsageError: Any = typer.BadParameter.__base__
 """click's, wherever this typer keeps its click."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import xml.etree.ElementTree as Tree
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ _STYLES = {
     "expected": "yellow",
     "skipped": "dim",
 }
+WIDTH = 100
 SHOWN = 12
 """Cases of one rule that the table lists; the rest is counted, and in JSON and JUnit XML."""
 
@@ -35,7 +37,11 @@ def table(outcome: Conformance, *, color: bool, width: int | None = None) -> str
 
     stream = io.StringIO()
     console = Console(
-        file=stream, force_terminal=color, no_color=not color, width=width, highlight=False
+        file=stream,
+        force_terminal=color,
+        no_color=not color,
+        width=width or max(WIDTH, shutil.get_terminal_size().columns),
+        highlight=False,
     )
     rules = Table(box=None, pad_edge=False, title=_title(outcome), title_justify="left")
     for heading in ("rule", "result", "cases", "what"):
