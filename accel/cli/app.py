@@ -20,6 +20,7 @@ OWN: dict[str, Callable[..., int | None]] = {
     "record": commands.record,
     "doctor": commands.doctor,
     "conformance": conforming.conformance,
+    "matrix": conforming.matrix,
     "new-plugin": creating.new_plugin,
 }
 _UsageError: Any = typer.BadParameter.__base__

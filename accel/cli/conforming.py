@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,12 +48,50 @@ def conformance(
     if junit is not None:
         write_whole(junit, rendering.junit(outcome))
     if save is not None:
-        write_whole(save, json.dumps(outcome.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(save, outcome.text())
     if as_json:
         print_json(outcome.to_json())
     else:
         print(rendering.table(outcome, color=colored(sys.stdout)))
     return 0 if outcome.ok else 1
+
+
+def matrix(
+    results: Annotated[
+        Path, typer.Option("--results", metavar="FOLDER", help="Results that --save wrote.")
+    ] = Path("docs/results"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The Markdown page.")
+    ] = Path("docs/support.md"),
+    html: Annotated[Path, typer.Option("--html", metavar="FILE", help="The HTML page.")] = Path(
+        "docs/support.html"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; 1 where a page is not up to date.")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> int:
+    """Write the support matrix from conformance results: what passed, not what was claimed."""
+    from accel.testing.conformance.matrix import build, read, render
+
+    built = build(read(results))
+    pages = {output: render(built, "md"), html: render(built, "html")}
+    if as_json:
+        print_json({"schema": "accel-matrix/1", **dataclasses.asdict(built)})
+        return 0
+    stale = [path for path, text in pages.items() if not _holds(path, text)]
+    for path in stale:
+        if not check:
+            write_whole(path, pages[path])
+        print(f"accel: {'not up to date' if check else 'wrote'}: {path}", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 Tell = Callable[[str], None]

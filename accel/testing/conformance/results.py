@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ class Conformance:
     """Everything one run found of one plugin, with where and with what it ran.
 
     `device` describes the device that the rules ran on, and is None where there was none.
-    `declared` are the names that the plugin declares for its devices, by architecture.
+    `declared` is what the plugin says of each architecture, whether it ran there or not.
     """
 
     plugin: str
@@ -87,6 +88,16 @@ class Conformance:
     def of(self, rule: str) -> tuple[Result, ...]:
         return tuple(result for result in self.results if result.rule == rule)
 
+    def text(self) -> str:
+        """The JSON to keep in a file: a line for each result, without what is empty."""
+        document = self.to_json()
+        lines = [
+            json.dumps({k: v for k, v in result.items() if v not in ("", 0.0)}, ensure_ascii=False)
+            for result in document.pop("results")
+        ]
+        head = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
+        return head[:-2] + ',\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`, results in the order in which they came."""
         body = dataclasses.asdict(
@@ -105,12 +116,16 @@ class Conformance:
             raise InputError(f"{origin} holds no conformance results", remedy=remedy)
         body = {key: value for key, value in document.items() if key not in ("schema", "ok")}
         try:
-            body["results"] = tuple(Result(**result) for result in body["results"])
+            body["results"] = tuple(_result(result) for result in body["results"])
             return cls(**body)
         except (TypeError, KeyError) as error:
             raise InputError(
                 f"{origin} holds damaged conformance results", found=str(error), remedy=remedy
             ) from None
+
+
+def _result(fields: Mapping[str, Any]) -> Result:
+    return Result(**{"case": "", "detail": "", "seconds": 0.0, **fields})
 
 
 def versions() -> dict[str, str]:

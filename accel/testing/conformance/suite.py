@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from accel import pipeline
 from accel.errors import InputError
 from accel.guarding import describe
 from accel.machine import ThisMachine
@@ -135,15 +136,28 @@ def _described(device: Device) -> dict[str, Any]:
     return {field: as_json(getattr(device, field)) for field in fields}
 
 
-def _declared(context: Context) -> dict[str, dict[str, str]]:
-    """By architecture, `feature:name` and what is declared of it: `yes`, or the reason why not."""
-    found: dict[str, dict[str, str]] = {}
-    if not context.subject.detects:
-        return found
-    for place, decision in context.decisions():
-        said = decision.impl.unavailable or "yes"
-        found.setdefault(place.device.arch, {})[f"{decision.feature.value}:{decision.name}"] = said
-    return found
+def _declared(context: Context) -> dict[str, Any]:
+    """By architecture: whose it is, and what the plugin says of it. `yes`, or the reason why not.
+
+    Keys are `feature:name`, and `patch:target` for what the plugin would mend there.
+    """
+    subject = context.subject
+    found: dict[str, Any] = {}
+    for place in context.places:
+        device = place.device
+        entry = found.setdefault(
+            device.arch, {"name": device.name, "kind": device.kind, "says": {}}
+        )
+        capabilities = subject.capabilities(device, place.machine)
+        for decision in capabilities.decisions:
+            key = f"{decision.feature.value}:{decision.name}"
+            entry["says"][key] = decision.impl.unavailable or "yes"
+        answers = subject.alone.call(
+            "accel_patches", device=device, capabilities=capabilities, machine=place.machine
+        )
+        for patch in pipeline.patches_of(subject.alone, answers):
+            entry["says"][f"patch:{patch.target}"] = "yes"
+    return {arch: entry for arch, entry in sorted(found.items()) if entry["says"]}
 
 
 def chosen(only: Sequence[str]) -> tuple[Rule, ...]:
