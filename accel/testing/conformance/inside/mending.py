@@ -9,14 +9,14 @@ import random
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from accel import pipeline
 from accel.guarding import guarded
 from accel.loading import Plugins
 from accel.machine import Machine, ThisMachine
-from accel.patching import Entry, Journal
+from accel.patching import Entry, Journal, importing
 from accel.recording import load
 from accel.resolving import Capabilities
 from accel.testing import machine_files
@@ -36,10 +36,17 @@ def undo(name: str, distribution: str) -> Iterator[dict[str, Any]]:
     here = ThisMachine()
     plugins = Plugins([candidate(name, distribution)], refused=())
     groups = _patches(plugins, here)
+    _mend(Plugins(refused={name}), here)
     modules = sorted({patch.module for group in groups for patch in group if patch.environ is None})
     for module in modules:
         yield {"tell": f"importing {module}"}
-        guarded(functools.partial(importlib.import_module, module), _IMPORT_SECONDS)
+        _import(module)
+    if any(importing.finished(module) is None for module in modules):
+        # Its own repairs may be what lets the library in.
+        journal = _mend(plugins, here)
+        for module in modules:
+            _import(module)
+        journal.revert()
     alone: dict[str, Patch] = {}
     for group in groups:
         alone.update({patch.target: patch for patch in group if patch.target not in alone})
@@ -50,6 +57,23 @@ def undo(name: str, distribution: str) -> Iterator[dict[str, Any]]:
     if len(longest) > 1:
         for seed in range(ORDERS):
             yield {"case": f"all in order {seed + 1}", **_round(longest, seed, here)}
+
+
+def _import(module: str) -> None:
+    guarded(functools.partial(importlib.import_module, module), _IMPORT_SECONDS)
+
+
+def _mend(known: Plugins, here: Machine) -> Journal:
+    """What these plugins mend on this machine is in force: without it a library may not even be
+    importable.
+    """
+    everyone = Plugins(refused=())
+    device = pipeline.detect(everyone, here)[-1]
+    capabilities = Capabilities(device, pipeline.impls_of(everyone, device, here), here)
+    answers = known.call("accel_patches", device=device, capabilities=capabilities, machine=here)
+    journal = Journal()
+    journal.apply(pipeline.patches_of(known, answers), version=here.version)
+    return journal
 
 
 def _patches(plugins: Plugins, here: Machine) -> list[list[Patch]]:
@@ -78,7 +102,13 @@ def _round(patches: Sequence[Patch], seed: int | None, here: Machine) -> dict[st
         failed = [e for e in entries if e.state == "failed"]
         if failed:
             return _no("; ".join(f"{e.patch.target}: {e.detail}" for e in failed[:3]))
-        changed = _changed(before, _fingerprint()) + _changed(environ, dict(os.environ))
+        after = dict(os.environ)
+        packages = {patch.module.partition(".")[0] for patch in patches}
+        changed = _changed(before, _fingerprint(), packages) + [
+            f"os.environ[{name}]"
+            for name in sorted(environ.keys() | after.keys())
+            if environ.get(name) != after.get(name)
+        ]
         if changed:
             times = "once" if turn == 0 else "twice"
             return _no(f"undone {times}, and not as before: {', '.join(changed[:5])}")
@@ -130,30 +160,46 @@ def _fingerprint() -> Print:
             continue
         for key, value in list(vars(module).items()):
             found[name, key] = value
-            if isinstance(value, type) and getattr(value, "__module__", "") == name:
+            # by type() and vars(): a lazy value imports half a library when it is asked for more
+            if issubclass(type(value), type) and vars(value).get("__module__") == name:
                 for inner, item in list(vars(value).items()):
                     found[name, key, inner] = item
-            elif isinstance(value, dict) and key != "__builtins__" and len(value) < 2000:
+            elif type(value) is dict and key != "__builtins__" and len(value) < 2000:
                 for inner, item in list(value.items()):
                     if isinstance(inner, str):
                         found[name, key, f"[{inner}]"] = item
     return found
 
 
-def _changed(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[str]:
+def _changed(before: Print, after: Print, packages: set[str]) -> list[str]:
     """Names that are bound to something else, or are new or gone; caches of modules left out.
 
-    Modules that came in between are no trace of the patch itself, and are not looked at.
+    Modules that came in between are no trace of the patch itself, and are not looked at; nor is
+    what their import added to registries outside the packages that are patched.
     """
-    known = {key[0] for key in before if isinstance(key, tuple)}
-    keys = before.keys() | {k for k in after if not isinstance(k, tuple) or k[0] in known}
+    known = {key[0] for key in before}
+    added = {key for key in after if key not in before and key[0] in known}
+    keys = before.keys() | {
+        key for key in added if not key[-1].startswith("[") or key[0].partition(".")[0] in packages
+    }
     missing = object()
     return sorted(
-        ".".join(key) if isinstance(key, tuple) else str(key)
+        ".".join(key)
         for key in keys
-        if before.get(key, missing) is not after.get(key, missing) and not _is_cache(key)
+        if before.get(key, missing) is not after.get(key, missing)
+        and not _is_cache(key)
+        and not _is_import(key, before.get(key, missing), after.get(key, missing))
     )
 
 
-def _is_cache(key: Any) -> bool:
-    return isinstance(key, tuple) and any(part.startswith("__") for part in key[1:])
+def _is_import(key: tuple[str, ...], before: Any, after: Any) -> bool:
+    """A submodule that came in between, as its package's attribute; and Python's list of finders,
+    which is another list with the same finders after accel has waited for an import.
+    """
+    if isinstance(after, types.ModuleType) and sys.modules.get(".".join(key)) is after:
+        return True
+    return key == ("sys", "meta_path") and list(before) == list(after)
+
+
+def _is_cache(key: tuple[str, ...]) -> bool:
+    return any(part.startswith("__") for part in key[1:])
