@@ -175,13 +175,10 @@ def _changed(before: Print, after: Print, packages: set[str]) -> list[str]:
     """Names that are bound to something else, or are new or gone; caches of modules left out.
 
     Modules that came in between are no trace of the patch itself, and are not looked at; nor is
-    what their import added to registries outside the packages that are patched.
+    what their import added to packages that are not patched.
     """
-    known = {key[0] for key in before}
-    added = {key for key in after if key not in before and key[0] in known}
-    keys = before.keys() | {
-        key for key in added if not key[-1].startswith("[") or key[0].partition(".")[0] in packages
-    }
+    known = {key[0] for key in before if key[0].partition(".")[0] in packages}
+    keys = before.keys() | {key for key in after if key[0] in known}
     missing = object()
     return sorted(
         ".".join(key)
