@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from accel import pipeline
-from accel.machine import ThisMachine
-from accel.recording import RecordedMachine
+from accel.machine import Machine
 from accel.resolving import Capabilities
 from accel.testing.conformance.results import How
 from accel.testing.conformance.subject import Subject
@@ -21,7 +20,7 @@ class Place:
     """A device on a machine, and that machine's name."""
 
     name: str
-    machine: RecordedMachine | ThisMachine
+    machine: Machine
     device: Device
 
     @property
@@ -34,7 +33,7 @@ class Context:
     """`here` is the machine of this process, `device` the plugin's device on it or None."""
 
     subject: Subject
-    here: ThisMachine
+    here: Machine
     device: Device | None
     how: How
     tell: Callable[[str], None] = lambda line: None
@@ -76,7 +75,7 @@ class Context:
             )
         return tuple(seen.values())
 
-    def _found(self, machine: RecordedMachine) -> tuple[Device, ...]:
+    def _found(self, machine: Machine) -> tuple[Device, ...]:
         if self.subject.detects:
             return self.subject.devices(machine)
         return pipeline.detect(self.subject.rivals, machine)

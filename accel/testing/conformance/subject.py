@@ -12,7 +12,7 @@ from pathlib import Path
 from accel import pipeline
 from accel.errors import InputError
 from accel.loading import Candidate, Plugins, candidates
-from accel.machine import ThisMachine
+from accel.machine import Machine
 from accel.recording import RecordedMachine, load
 from accel.resolving import Capabilities
 from accel.testing import machine_files
@@ -97,14 +97,14 @@ class Subject:
     def detects(self) -> bool:
         return self.alone.implements(self.name, "accel_detect")
 
-    def devices(self, machine: RecordedMachine | ThisMachine) -> tuple[Device, ...]:
+    def devices(self, machine: Machine) -> tuple[Device, ...]:
         """What this plugin finds on a machine, with nobody to contradict it."""
         return pipeline.detect(self.alone, machine)
 
-    def capabilities(self, device: Device, machine: RecordedMachine | ThisMachine) -> Capabilities:
+    def capabilities(self, device: Device, machine: Machine) -> Capabilities:
         """What this plugin declares for a device, resolved and not probed."""
         return Capabilities(device, self.impls(device, machine), machine)
 
-    def impls(self, device: Device, machine: RecordedMachine | ThisMachine) -> list[Impl]:
+    def impls(self, device: Device, machine: Machine) -> list[Impl]:
         """What this plugin declares for a device."""
         return pipeline.impls_of(self.alone, device, machine)

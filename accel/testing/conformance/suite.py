@@ -11,7 +11,7 @@ from typing import Any
 from accel import pipeline
 from accel.errors import InputError
 from accel.guarding import describe
-from accel.machine import ThisMachine
+from accel.machine import Machine, ThisMachine
 from accel.testing.conformance.context import Context
 from accel.testing.conformance.expected import Expected, expected_for, judged
 from accel.testing.conformance.results import (
@@ -53,9 +53,9 @@ class Suite:
     @functools.cached_property
     def context(self) -> Context:
         """Where the rules are asked. The plugin is loaded, if it can be."""
-        here = ThisMachine()
+        here = pipeline.open_machine(None)
         device = None if self._broken else self._device(here)
-        return Context(self.subject, here, device, _how(device), self._tell)
+        return Context(self.subject, here, device, _how(here, device), self._tell)
 
     @functools.cached_property
     def expected(self) -> tuple[Expected, ...]:
@@ -102,7 +102,7 @@ class Suite:
             declared={} if self._broken else _declared(context),
         )
 
-    def _device(self, here: ThisMachine) -> Device | None:
+    def _device(self, here: Machine) -> Device | None:
         usable = [device for device in self.subject.devices(here) if device.usable]
         if self._wanted is None:
             return usable[0] if usable else None
@@ -125,10 +125,10 @@ def _timed(finding: Finding, begin: float) -> Finding:
     )
 
 
-def _how(device: Device | None) -> How:
+def _how(here: Machine, device: Device | None) -> How:
     if device is None:
         return "recorded"
-    return "simulator" if device.attributes.get("simulated") else "hardware"
+    return "simulator" if here.simulated else "hardware"
 
 
 def _described(device: Device) -> dict[str, Any]:
