@@ -28,10 +28,9 @@ def passes(context: Context) -> Iterator[Finding]:
         prober = Prober(
             context.device, context.here, cache_dir=Path(folder) / "cache", progress=context.tell
         )
-        for impl in impls:
-            result = prober([impl])[key_of(impl)]
+        for name, result in prober(impls).items():
             yield Finding(
-                case=key_of(impl),
+                case=name,
                 status="passed" if result.passed else "failed",
                 detail=result.detail,
                 seconds=result.seconds,
