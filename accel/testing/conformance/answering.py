@@ -19,14 +19,8 @@ def contract(context: Context) -> Iterator[Finding]:
     subject = context.subject
     known = subject.alone
     for place in context.places:
-        capabilities = subject.capabilities(place.device, place.machine)
-        answers = known.call(
-            "accel_patches",
-            device=place.device,
-            capabilities=capabilities,
-            machine=place.machine,
-        )
-        pipeline.patches_of(known, answers)
+        subject.impls(place.device, place.machine)
+        subject.patches(place.device, place.machine)
     for machine in (*subject.machines.values(), context.here):
         pipeline.detect(known, machine)
     problems = sorted({note.message for note in known.failures})

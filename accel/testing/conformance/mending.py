@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from accel import pipeline
 from accel.testing.conformance.context import Context
 from accel.testing.conformance.isolated import Died, inside
 from accel.testing.conformance.results import Finding
@@ -22,14 +21,7 @@ def words(context: Context) -> Iterator[Finding]:
     """Reason, upstream, the versions it is for, and when it can be dropped."""
     found: dict[str, Patch] = {}
     for place in context.places:
-        known = context.subject.alone
-        answers = known.call(
-            "accel_patches",
-            device=place.device,
-            capabilities=context.subject.capabilities(place.device, place.machine),
-            machine=place.machine,
-        )
-        for patch in pipeline.patches_of(known, answers):
+        for patch in context.subject.patches(place.device, place.machine):
             found.setdefault(patch.target, patch)
     for target, patch in sorted(found.items()):
         problems = list(_wordless(patch))

@@ -16,7 +16,7 @@ from accel.machine import Machine
 from accel.recording import RecordedMachine, load
 from accel.resolving import Capabilities
 from accel.testing import machine_files
-from accel.values import Device, Impl
+from accel.values import Device, Impl, Patch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,11 @@ class Subject:
         return Plugins(self.others, refused=())
 
     @functools.cached_property
+    def everyone(self) -> Plugins:
+        """Every installed plugin, this one too."""
+        return Plugins([self.candidate, *self.others], refused=())
+
+    @functools.cached_property
     def machines(self) -> Mapping[str, RecordedMachine]:
         """Every recorded machine there is, by name."""
         return {name: load(file) for name, file in machine_files().items()}
@@ -100,6 +105,17 @@ class Subject:
     def devices(self, machine: Machine) -> tuple[Device, ...]:
         """What this plugin finds on a machine, with nobody to contradict it."""
         return pipeline.detect(self.alone, machine)
+
+    def patches(self, device: Device, machine: Machine) -> list[Patch]:
+        """What this plugin would mend for a device of which everyone has said what it can do."""
+        impls = pipeline.impls_of(self.everyone, device, machine)
+        answers = self.alone.call(
+            "accel_patches",
+            device=device,
+            capabilities=Capabilities(device, impls, machine),
+            machine=machine,
+        )
+        return pipeline.patches_of(self.alone, answers)
 
     def capabilities(self, device: Device, machine: Machine) -> Capabilities:
         """What this plugin declares for a device, resolved and not probed."""

@@ -152,10 +152,7 @@ def _declared(context: Context) -> dict[str, Any]:
         for decision in capabilities.decisions:
             key = f"{decision.feature.value}:{decision.name}"
             entry["says"][key] = decision.impl.unavailable or "yes"
-        answers = subject.alone.call(
-            "accel_patches", device=device, capabilities=capabilities, machine=place.machine
-        )
-        for patch in pipeline.patches_of(subject.alone, answers):
+        for patch in subject.patches(device, place.machine):
             entry["says"][f"patch:{patch.target}"] = "yes"
     return {arch: entry for arch, entry in sorted(found.items()) if entry["says"]}
 
