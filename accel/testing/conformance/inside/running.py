@@ -108,6 +108,12 @@ def _autocast(device: str, module: Any) -> str:
 
     kind = torch.device(device).type
     wanted = torch.get_autocast_dtype(kind)
+    supported = getattr(module, "get_amp_supported_dtype", lambda: [wanted])()
+    if wanted not in supported:  # the default is torch's, the list is the device's own
+        halves = [dtype for dtype in supported if dtype in (torch.bfloat16, torch.float16)]
+        if not halves:
+            raise Absent(f"autocast has no dtype on {kind}")
+        wanted = halves[0]
     a = torch.randn(32, 32, device=device, requires_grad=True)
     with torch.autocast(kind, dtype=wanted):
         product = a @ a
