@@ -70,5 +70,5 @@ def accel_simulate(
 ) -> AbstractContextManager[Machine] | AccelError | None:
     """A context in which this process and its children are on the machine `name`.
 
-    `count` devices of it, or as many as it has; `fault` is what goes wrong there. First answer wins.
+    `count` devices of it, or as many as it has; `fault` is what goes wrong. First answer wins.
     """

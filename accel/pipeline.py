@@ -123,7 +123,7 @@ def current() -> Report:
 
 
 def open_machine(spec: Machine | str | Path | None) -> Machine:
-    """This machine (or what is simulated), the recorded one of that name, or the one in that file."""
+    """This machine (or the simulated one), the recorded one of that name, or one in a file."""
     if spec is None:
         return simulating.host(loaded_plugins())
     if isinstance(spec, Machine):

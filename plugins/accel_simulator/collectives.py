@@ -67,6 +67,7 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
     """Give torch the class that it would make the backend by."""
     import torch.distributed as dist
     import torch.distributed.distributed_c10d as c10d
+    from torch._C import _distributed_c10d as _C  # noqa: N812
 
     class Options(SimpleNamespace):
         """What torch sets before it makes a group; only the time limit matters here."""
@@ -86,7 +87,7 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
             return maker(store, rank, size, timeout)
 
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, c10d._Backend) and instance.name() == name
+            return isinstance(instance, _C.Backend) and instance.name() == name
 
     group = Made(BUILT_IN[name], (), {"Options": Options})
     for owner in (c10d, dist):

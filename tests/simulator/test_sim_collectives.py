@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sim_support import HERE, needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.slow]
