@@ -4,12 +4,13 @@ PYTHON ?= python3
 TORCH ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
+RESULTS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
 
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old lint format clean
+.PHONY: help demo test test-all test-new test-old results lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -35,6 +36,9 @@ test-old: ## the framework tests beside transformers 4.51.3
 	.venv-old/bin/python -m pytest $(PYTEST_ARGS) $(FRAMEWORK_TESTS)
 
 test-all: test test-new test-old ## all of the above
+
+results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
+	.venv-test/bin/python tools/results.py $(RESULTS)
 
 lint: .venv-test ## ruff and mypy
 	.venv-test/bin/ruff check .

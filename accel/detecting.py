@@ -193,13 +193,13 @@ def bridge_problem(
     bridge: str,
     *,
     install: str,
-    built_for: Callable[[str], str | None] = same_number,
+    built_for: Callable[[str], str | None] | None = same_number,
 ) -> Problem | None:
     """Why torch cannot reach a device that needs the package `bridge`, or None when it can.
 
     In this order: torch is missing; the bridge is missing; the bridge was built for a torch of
     another major or minor number (`built_for` tells which from the bridge's version; where it
-    answers None, nothing is claimed). `install` is the command that installs a bridge; `{torch}`
+    answers None, or there is none, nothing is claimed). `install` is the command that installs a bridge; `{torch}`
     in it becomes the installed torch's public version, which is what the bridge has to fit.
     """
     torch = machine.version("torch")
@@ -209,7 +209,7 @@ def bridge_problem(
     version = machine.version(bridge)
     if version is None:
         return Problem(f"{bridge} is not installed, so torch {torch} has no such device", command)
-    meant = built_for(version)
+    meant = None if built_for is None else built_for(version)
     if meant is None or minor(meant) is None or minor(torch) is None:
         return None
     if minor(meant) != minor(torch):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accel import simulating
 from accel.errors import AccelError, InputError
-from accel.loading import Plugins
+from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
 from accel.resting import CollectorAtRest
 from accel.value import replaced
@@ -145,12 +145,12 @@ def detect(known: Plugins, machine: Machine) -> tuple[Device, ...]:
                 known.fail(answer.owner, f"claims a device in the name of {device.owner}")
                 continue
             stamped = replaced(device, owner=answer.owner)
-            claims.setdefault(_identity(stamped), []).append(stamped)
+            claims.setdefault(identity(stamped), []).append(stamped)
     kept = [_one_owner(known, machine, rivals) for rivals in claims.values()]
     return tuple(sorted(kept, key=lambda d: (-d.priority, d.vendor, d.kind, d.index)))
 
 
-def _identity(device: Device) -> tuple[str, str]:
+def identity(device: Device) -> tuple[str, str]:
     """What makes two claims the same piece of hardware."""
     if device.pci_address:
         part = device.attributes.get("mig_instance", "")
@@ -162,7 +162,7 @@ def _one_owner(known: Plugins, machine: Machine, rivals: list[Device]) -> Device
     """Of several claims on one device, the one whose plugin can also serve it."""
     if len(rivals) == 1:
         return rivals[0]
-    ranked = sorted(rivals, key=lambda d: (not _impls(known, d, machine), -d.priority, d.owner))
+    ranked = sorted(rivals, key=lambda d: (not impls_of(known, d, machine), -d.priority, d.owner))
     winner = ranked[0]
     for loser in ranked[1:]:
         if loser.owner != winner.owner:
@@ -173,7 +173,7 @@ def _one_owner(known: Plugins, machine: Machine, rivals: list[Device]) -> Device
     return winner
 
 
-def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
+def impls_of(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
     """What the device's owner and the plugins that detect nothing declare for it."""
 
     def asked(name: str) -> bool:
@@ -184,6 +184,15 @@ def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
         replaced(impl, owner=answer.owner)
         for answer in answers
         for impl in checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
+    ]
+
+
+def patches_of(known: Plugins, answers: Iterable[Answer]) -> list[Patch]:
+    """The patches in these answers to `accel_patches`, each stamped with its owner."""
+    return [
+        replaced(patch, owner=answer.owner)
+        for answer in answers
+        for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
     ]
 
 
@@ -227,7 +236,7 @@ def _resolve(
     chosen, notes = select(found, device, machine, lambda usable: _claim(known, machine, usable))
     capabilities = Capabilities(
         chosen,
-        _impls(known, chosen, machine),
+        impls_of(known, chosen, machine),
         machine,
         prober=_prober(chosen, machine) if probe else None,
         wanted=choices,
@@ -285,11 +294,7 @@ def _plan(
     answers = known.call(
         "accel_patches", device=capabilities.device, capabilities=capabilities, machine=machine
     )
-    patches = [
-        replaced(patch, owner=answer.owner)
-        for answer in answers
-        for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
-    ]
+    patches = patches_of(known, answers)
     names = {feature: None if best is None else best.name for feature, best in chosen.items()}
     return Plan(
         machine=machine.name,

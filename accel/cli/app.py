@@ -9,16 +9,19 @@ from typing import Annotated, Any
 import typer
 
 import accel
-from accel.cli import USAGE, commands, running
+from accel.cli import USAGE, commands, conforming, creating, running
 from accel.loading import Plugins
 
-OWN: dict[str, Callable[..., None]] = {
+OWN: dict[str, Callable[..., int | None]] = {
     "devices": commands.devices,
     "explain": commands.explain,
     "plan": commands.plan,
     "plugins": commands.plugins,
     "record": commands.record,
     "doctor": commands.doctor,
+    "conformance": conforming.conformance,
+    "matrix": conforming.matrix,
+    "new-plugin": creating.new_plugin,
 }
 _UsageError: Any = typer.BadParameter.__base__
 """click's, wherever this typer keeps its click."""
