@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Any
 
+from accel.patching import slots
 from accel.resolving import Capabilities
 from accel.values import Patch
 from accel_frameworks.torch import amp, tensors
@@ -19,6 +21,11 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         "torch._dynamo.output_graph:SubgraphTracer.create_proxy",
         lambda original: _create_proxy(original, target),
     )
+    yield patch("torch._dynamo.trace_rules:get_torch_obj_rule_map", _of_originals)
+    yield patch(
+        "torch._dynamo.variables.torch:TorchInGraphFunctionVariable._get_handlers", _of_originals
+    )
+    yield Patch(target="torch._dynamo.variables.torch", reason=REASON, seam=_foldable_originals)
     yield Patch(target="torch.jit._builtins", reason=REASON, seam=_as_operators)
     for name in ("script", "load"):
         yield patch(f"torch.jit:{name}", functools.partial(_scripted, target))
@@ -38,18 +45,74 @@ def _create_proxy(original: Callable[..., Any], target: Target) -> Callable[...,
     return create_proxy
 
 
+# Dynamo knows torch's functions by identity too. It is imported by the first optimizer, and then
+# finds what stands in for them: it is to know the originals, to which the stand-ins lead.
+
+
+def _doors() -> dict[Any, Any]:
+    """What stands in for torch's functions, and the original of each."""
+    import torch
+
+    found = {}
+    for module in (torch, torch.cuda, torch.random):
+        for value in list(vars(module).values()):
+            if isinstance(value, FunctionType) and value.__code__.co_filename == slots.__file__:
+                found[value] = value.__wrapped__  # type: ignore[attr-defined]
+    return found
+
+
+def _of_originals(original: Callable[[], dict[Any, Any]]) -> Callable[[], dict[Any, Any]]:
+    """A table by function, made once and kept: after that, one comparison."""
+    done: list[Any] = []
+
+    @functools.wraps(original)
+    def table() -> dict[Any, Any]:
+        rules = original()
+        if not (done and done[0] is rules):
+            done[:] = [rules]
+            for door, behind in _doors().items():
+                if door in rules:
+                    rules[behind] = rules.pop(door)
+        return rules
+
+    return table
+
+
+def _foldable_originals(module: Any) -> Callable[[], None]:
+    doors = _doors()
+    for value in list(vars(module).values()):
+        if isinstance(value, dict):
+            for door in [key for key in value if _hashed(key) in doors]:
+                value[doors[door]] = value.pop(door)
+        elif isinstance(value, list):
+            value[:] = [doors.get(_hashed(one), one) for one in value]
+
+    def undo() -> None:
+        """Nothing: what is there are the originals."""
+
+    return undo
+
+
+def _hashed(value: Any) -> Any:
+    return value if isinstance(value, FunctionType) else None
+
+
 def _as_operators(module: Any) -> Callable[[], None]:
-    """TorchScript knows torch's functions by identity: tell it what stands in for them."""
+    """TorchScript knows torch's functions by identity: tell it what stands in for them.
+
+    Pickle knows them by name, and the originals' qualified name is that of a hidden class.
+    """
     import torch
 
     table = module._get_builtin_table()
-    names = (*tensors.FROM_DATA, *tensors.PINNING, *amp.STATE, *amp.OLD_STATE)
+    names = (*tensors.FROM_DATA, *tensors.FACTORIES, *amp.STATE, *amp.OLD_STATE)
     added = []
     for name in names:
         function = getattr(torch, name, None)
         if function is not None and id(function) not in table:
             table[id(function)] = f"aten::{name}"
             added.append(id(function))
+            function.__qualname__ = name
 
     def undo() -> None:
         for key in added:
@@ -78,8 +141,8 @@ def _graphs(made: Any) -> Iterator[Any]:
     elif isinstance(made, torch.jit.ScriptModule):
         for module in made.modules():
             own = getattr(module, "_c", None)
-            for method in own._get_methods() if own is not None else ():
-                yield method.graph
+            for name in own._method_names() if isinstance(own, torch._C.ScriptModule) else ():
+                yield own._get_method(name).graph
 
 
 def _rename(block: Any, target: Target) -> None:

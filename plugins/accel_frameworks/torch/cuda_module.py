@@ -306,6 +306,7 @@ def _asked(
             return original(*args, **kwargs)
         return answer(*args, **kwargs)
 
+    ask._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked while compiling
     return ask
 
 
@@ -412,7 +413,7 @@ def _device_of(backing: Backing) -> Any:
 
         def __init__(self, obj: Any) -> None:
             mine = obj.device.type == backing.target.kind
-            super().__init__(obj.device if mine else None)
+            super().__init__(obj.device.index if mine else None)
 
     return device_of
 

@@ -12,8 +12,8 @@ from accel_frameworks.torch import asking
 from accel_frameworks.torch.patches import REASON, patch
 from accel_frameworks.torch.target import Target, names_cuda
 
-BEFORE_CUDA = 5
-"""torch's own packages: CPU has priority 10, CUDA 20."""
+BEFORE_CUDA = range(9, 0, -1)
+"""Priorities before torch's own packages: CPU has 10, CUDA 20. No two may be the same."""
 
 
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
@@ -47,7 +47,9 @@ def _register(module: Any, target: Target) -> Callable[[], None]:
             return None
         return module.default_restore_location(storage, str(target.of(location)))
 
-    module.register_package(BEFORE_CUDA, nobodys, restore)
+    taken = {one[0] for one in module._package_registry}
+    free = next(priority for priority in BEFORE_CUDA if priority not in taken)
+    module.register_package(free, nobodys, restore)
     (entry,) = (one for one in module._package_registry if one[2] is restore)
 
     def undo() -> None:

@@ -18,6 +18,7 @@ from accel.resolving import Capabilities
 from accel.values import Level, Note, Patch
 from accel_frameworks.torch import (
     amp,
+    attention,
     compiling,
     cuda_module,
     dispatching,
@@ -33,6 +34,7 @@ PARTS = (
     tensors,
     cuda_module,
     amp,
+    attention,
     generators,
     loading,
     distributed,

@@ -25,20 +25,26 @@ FROM_DATA = (
 )
 """These look at the device before they come to the dispatcher, so it is replaced before them."""
 
-PINNING = (
+FACTORIES = (
+    "arange",
     "empty",
     "empty_like",
     "empty_strided",
+    "eye",
     "full",
     "full_like",
+    "linspace",
     "ones",
     "ones_like",
     "rand",
+    "randint",
     "randn",
+    "randperm",
     "zeros",
     "zeros_like",
 )
-"""Functions with `pin_memory`, which is an error where no accelerator pins memory."""
+"""The dispatcher would do for these; but fake tensors and graphs keep the device they were told, and
+`pin_memory` is an error where no accelerator pins memory."""
 
 
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
@@ -55,11 +61,11 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     yield patch("torch:set_default_tensor_type", lambda original: _default_type(original, target))
     for name in FROM_DATA:
         yield patch(f"torch:{name}", with_device)
+    for name in FACTORIES:
+        yield patch(f"torch:{name}", functools.partial(_made, target))
     if not target.indexed:
-        unpinned = functools.partial(_unpinned, target)
         yield patch("torch:Tensor.pin_memory", instead(_itself))
         yield patch("torch:Tensor.record_stream", instead(_ignores_stream))
-        yield from (patch(f"torch:{name}", unpinned) for name in PINNING)
     yield from _tensor_types(target)
 
 
@@ -120,14 +126,21 @@ def _with_device(target: Target, original: Callable[..., Any]) -> Callable[..., 
     return call
 
 
-def _unpinned(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+def _made(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+    """`original`, whose device can only be given by its name, on the device that is there."""
+    pins = target.indexed
+
     @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs and "pin_memory" in kwargs:
-            del kwargs["pin_memory"]
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            named = kwargs.get("device")
+            if named is not None:
+                kwargs["device"] = target.of(named)
+            if not pins and "pin_memory" in kwargs:
+                del kwargs["pin_memory"]
         return original(*args, **kwargs)
 
-    return call
+    return make
 
 
 def _itself(self: Any, device: Any = None) -> Any:
