@@ -31,16 +31,16 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         yield patch(f"torch.jit:{name}", functools.partial(_scripted, target))
 
 
-def _create_proxy(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
+def _create_proxy(original: Callable[..., Any], redirection: Target) -> Callable[..., Any]:
     """A graph that allocates names the device; the compilers below generate code for that name."""
 
     @functools.wraps(original)
     def create_proxy(
-        self: Any, kind: str, called: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
+        self: Any, kind: Any, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
     ) -> Any:
         if kwargs and names_cuda(kwargs.get("device")):
-            kwargs = {**kwargs, "device": target.of(kwargs["device"])}
-        return original(self, kind, called, args, kwargs, *rest, **more)
+            kwargs = {**kwargs, "device": redirection.of(kwargs["device"])}
+        return original(self, kind, target, args, kwargs, *rest, **more)
 
     return create_proxy
 

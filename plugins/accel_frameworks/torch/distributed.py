@@ -58,7 +58,8 @@ def renamed(backend: str, kind: str, own: str) -> str:
     # on a CPU both halves are about the same device: the first one stays
     unique = {device: text for device, text in reversed(parts)}
     kept = [text for device, text in parts if unique[device] == text]
-    return ",".join(dict.fromkeys(kept))
+    name = ",".join(dict.fromkeys(kept))
+    return name.removeprefix("cpu:") if kind == "cpu" and "," not in name else name
 
 
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
