@@ -1,4 +1,4 @@
-"""The contract between accel and its plugins: a plugin implements any of these six.
+"""The contract between accel and its plugins: a plugin implements any of these eight.
 
 Mark an implementation with `accel.hookimpl` and name the module (or object) in the entry-point
 group `accel`. No hook may import torch, except through a Probe, a Patch or a command it returns.
@@ -7,11 +7,13 @@ group `accel`. No hook may import torch, except through a Probe, a Patch or a co
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from accel.errors import AccelError
     from accel.machine import Machine
     from accel.report import Report
     from accel.resolving import Capabilities
@@ -52,3 +54,21 @@ def accel_commands(app: Any) -> None:
 @hookspec
 def accel_report(report: Report) -> None:
     """Told once the report of an `auto()` is complete."""
+
+
+@hookspec
+def accel_machine(simulated: str, machine: Machine) -> Machine | AccelError | None:
+    """The machine that is to stand in for `machine`: `simulated` is the value of ACCEL_SIMULATE.
+
+    None where this plugin simulates nothing, an AccelError where it cannot. First answer wins.
+    """
+
+
+@hookspec
+def accel_simulate(
+    name: str, count: int | None, fault: str | None
+) -> AbstractContextManager[Machine] | AccelError | None:
+    """A context in which this process and its children are on the machine `name`.
+
+    `count` devices of it, or as many as it has; `fault` is what goes wrong there. First answer wins.
+    """

@@ -88,6 +88,9 @@ class Machine(abc.ABC):
     is_here: bool
     """Whether this is the machine the process runs on, so that probes mean something."""
 
+    simulated: bool = False
+    """Whether its devices only stand in for real ones: what a probe says is then no measurement."""
+
     @abc.abstractmethod
     def env(self, name: str) -> str | None:
         """An environment variable."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from accel import simulating
 from accel.errors import AccelError, InputError
 from accel.loading import Plugins
 from accel.machine import Machine, ThisMachine
@@ -96,15 +97,16 @@ def auto(
     with _lock:
         if _current is not None and not _current.reverted:
             return _current
-        host = ThisMachine()
         known = loaded_plugins()
+        host = simulating.host(known)
         capabilities, found = _resolve(
             known, host, device, wanted, strict or _is_set("ACCEL_STRICT")
         )
         planned = _plan(known, host, capabilities, found)
         journal = Journal()
         if apply:
-            journal.apply(planned.patches, version=host.version)
+            # a patch is for the library in this process, whatever machine is simulated
+            journal.apply(planned.patches, version=ThisMachine().version)
         report = Report(planned, capabilities, journal)
         _current = report
     known.call("accel_report", report=report)
@@ -121,9 +123,9 @@ def current() -> Report:
 
 
 def open_machine(spec: Machine | str | Path | None) -> Machine:
-    """This machine, the recorded machine of that name, or the record in that file."""
+    """This machine (or what is simulated), the recorded one of that name, or the one in that file."""
     if spec is None:
-        return ThisMachine()
+        return simulating.host(loaded_plugins())
     if isinstance(spec, Machine):
         return spec
     from accel import recording, testing
@@ -285,6 +287,7 @@ def _plan(
     return Plan(
         machine=machine.name,
         here=machine.is_here,
+        simulated=machine.simulated,
         device=capabilities.device,
         devices=found,
         decisions=capabilities.decisions,

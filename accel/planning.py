@@ -45,6 +45,8 @@ class Plan:
     patches: tuple[Patch, ...]
     plugins: tuple[PluginInfo, ...]
     notes: tuple[Note, ...]
+    simulated: bool = False
+    """Whether the device only stands in for a real one: what was probed is then not measured."""
 
     def of(self, feature: Feature) -> tuple[Decision, ...]:
         """The decisions on one feature, best first."""

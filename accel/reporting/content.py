@@ -133,8 +133,15 @@ def proof_of(plan: Plan) -> str:
     if not plan.here:
         return "recorded: decisions are declared and installed; nothing was probed"
     if not proven:
-        return "decisions are declared and installed; nothing was probed"
-    return f"{proven} of {sum(d.accepted for d in plan.decisions)} accepted decisions proven here"
+        nothing = "decisions are declared and installed; nothing was probed"
+        return f"simulated: {nothing}" if plan.simulated else nothing
+    accepted = sum(d.accepted for d in plan.decisions)
+    if plan.simulated:
+        return (
+            f"simulated: {proven} of {accepted} accepted decisions passed on the simulator, which "
+            "computes on the host's processor; nothing was measured"
+        )
+    return f"{proven} of {accepted} accepted decisions proven here"
 
 
 def _facts(plan: Plan) -> Iterable[tuple[str, str]]:

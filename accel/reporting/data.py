@@ -24,6 +24,7 @@ def data(plan: Plan, notes: Sequence[Note], entries: Sequence[EntryLike]) -> dic
         "schema": SCHEMA,
         "machine": plan.machine,
         "here": plan.here,
+        "simulated": plan.simulated,
         "device": device(plan.device),
         "devices": [device(found) for found in plan.devices],
         "chosen": {

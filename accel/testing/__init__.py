@@ -1,6 +1,6 @@
 """What the author of a plugin imports in tests: recorded machines.
 
-    from accel.testing import machine, machines
+    from accel.testing import machine, machines, simulated
 
 A recorded machine is a JSON file in a folder `machines/` beside a plugin's package; the file's stem
 is its name. Boxes that hold several vendors' cards are in `accel/testing/machines/`.
@@ -16,8 +16,9 @@ from pathlib import Path
 
 from accel.errors import InputError
 from accel.recording import RecordedMachine, load
+from accel.testing.simulation import simulated
 
-__all__ = ["machine", "machine_files", "machines"]
+__all__ = ["machine", "machine_files", "machines", "simulated"]
 
 GROUP = "accel"
 FOLDER = "machines"

@@ -1,0 +1,96 @@
+"""hccl, nccl, cncl, mccl, xccl: between processes, over gloo, with the limits of the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from accel_simulator.cards import Card, Library
+from accel_simulator.changes import Changes
+
+BUILT_IN = {"nccl": "ProcessGroupNCCL", "xccl": "ProcessGroupXCCL"}
+"""Backends that torch makes by a class of its own, which a build without them leaves out."""
+
+Maker = Callable[[Any, int, int, Any], Any]
+
+_made: dict[str, Maker] = {}
+"""By name, what makes a backend's process group now; torch registers a name for good."""
+
+
+def register(card: Card, extension: Any, changes: Changes) -> None:
+    """Make the card's collective backends known to torch.distributed."""
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return
+    for library in card.libraries:
+        maker = _maker(card, library, extension)
+        if library.name in BUILT_IN:
+            _built_in(library.name, maker, changes)
+            continue
+        if library.name.upper() not in dist.Backend._plugins:
+            dist.Backend.register_backend(
+                library.name, _current(library.name), devices=[card.kind]
+            )
+        _made[library.name] = maker
+        changes.set(dist, f"is_{library.name}_available", lambda: True)
+
+
+def _current(name: str) -> Maker:
+    """A function that stays registered, over a maker that changes with the simulation."""
+
+    def make(store: Any, rank: int, size: int, timeout: Any) -> Any:
+        return _made[name](store, rank, size, timeout)
+
+    return make
+
+
+def _maker(card: Card, library: Library, extension: Any) -> Maker:
+    import torch
+    import torch.distributed as dist
+
+    limits = {
+        "refused": [getattr(torch, name) for name in library.dtypes if hasattr(torch, name)],
+        "reductions_only": library.reductions_only,
+        "dtype_message": library.dtype_message,
+        "missing": set(library.missing),
+        "missing_message": library.missing_message,
+    }
+
+    def make(store: Any, rank: int, size: int, timeout: Any) -> Any:
+        gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        return extension.collectives(library.name, card.kind, gloo, limits, timeout)
+
+    return make
+
+
+def _built_in(name: str, maker: Maker, changes: Changes) -> None:
+    """Give torch the class that it would make the backend by."""
+    import torch.distributed as dist
+    import torch.distributed.distributed_c10d as c10d
+
+    class Options(SimpleNamespace):
+        """What torch sets before it makes a group; only the time limit matters here."""
+
+        def __init__(self, is_high_priority_stream: bool = False) -> None:
+            super().__init__(
+                is_high_priority_stream=is_high_priority_stream,
+                _timeout=c10d.default_pg_timeout,
+                config=SimpleNamespace(),
+            )
+
+    class Made(type):
+        """A group is made by the simulator's extension, and taken for one of this class."""
+
+        def __call__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
+            timeout = getattr(options, "_timeout", None) or c10d.default_pg_timeout
+            return maker(store, rank, size, timeout)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, c10d._Backend) and instance.name() == name
+
+    group = Made(BUILT_IN[name], (), {"Options": Options})
+    for owner in (c10d, dist):
+        changes.set(owner, BUILT_IN[name], group)
+    changes.set(c10d, f"_{name.upper()}_AVAILABLE", True)

@@ -1,0 +1,182 @@
+"""`accel simulate MACHINE -- COMMAND`: run a command, and its children, on a machine that is not here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from accel.errors import InputError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command; what stands after `--` goes through unread."""
+    app.command(
+        "simulate",
+        context_settings={"allow_interspersed_args": False},
+    )(simulate)
+
+
+def simulate(
+    machine: Annotated[
+        str,
+        typer.Argument(
+            metavar="MACHINE", help="A recorded machine's name, or short for one; :N devices of it."
+        ),
+    ] = "",
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="What to run on it.")
+    ] = None,
+    fault: Annotated[
+        str | None,
+        typer.Option(help="What goes wrong: lost:N, memory:N, timeout:N, driver=slow|nonsense."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Without a command: what can be simulated, as JSON.")
+    ] = False,
+) -> int:
+    """Run COMMAND as if the accelerators of MACHINE were here; without COMMAND, say what they are.
+
+    torch computes on this machine's processor: results are real, speed is not simulated.
+    """
+    from accel_simulator import faults
+    from accel_simulator.naming import parse_spec
+
+    if not machine:
+        return _list(as_json)
+    chosen = parse_spec(machine)
+    wrong = faults.parse(fault)
+    if not command:
+        return _show(chosen.spec, as_json)
+    command = _found(command)
+    _build(chosen.spec)
+    environment = _environment(chosen.spec, wrong.text)
+    return _run(command, environment)
+
+
+def _list(as_json: bool) -> int:
+    """The machines that can be simulated."""
+    import json
+
+    from accel import testing
+
+    names = testing.machines()
+    if as_json:
+        print(json.dumps([{"name": n, "title": testing.machine(n).title} for n in names], indent=2))
+        return 0
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {testing.machine(name).title}")
+    return 0
+
+
+def _show(spec: str, as_json: bool) -> int:
+    """The devices that torch would see there."""
+    import json
+
+    from accel.errors import AccelError
+    from accel.machine import ThisMachine
+    from accel.values import as_json as plain
+    from accel_simulator.cards import cards_of
+    from accel_simulator.machine import SimulatedMachine
+    from accel_simulator.naming import parse_spec
+
+    machine = SimulatedMachine.of(parse_spec(spec), ThisMachine())
+    cards = cards_of(machine)
+    if as_json:
+        print(json.dumps([plain(device) for card in cards for device in card.devices], indent=2))
+        return 0
+    if not cards:
+        raise AccelError(
+            f"torch would find no device on {spec}",
+            found="none that is usable as things stand there",
+            remedy=f"accel explain --machine {machine.chosen.machine}",
+        )
+    for card in cards:
+        for device in card.devices:
+            memory = f", {device.memory / 2**30:.1f} GiB" if device.memory else ""
+            print(f"{device.torch_name}  {device.name} ({device.arch}){memory}")
+    print(f"run something there: accel simulate {spec} -- python train.py")
+    return 0
+
+
+def _found(command: list[str]) -> list[str]:
+    """The command, its program looked up: `accel` and `python` are this environment's own."""
+    if command[0] == "--":
+        command = command[1:]
+    if not command:
+        raise InputError("there is no command after --", remedy="-- python train.py")
+    program = command[0]
+    if program == "accel":
+        return [sys.executable, "-m", "accel", *command[1:]]
+    if program in ("python", "python3"):
+        return [sys.executable, *command[1:]]
+    beside = os.path.join(os.path.dirname(sys.executable), program)
+    path = beside if os.access(beside, os.X_OK) else shutil.which(program)
+    if path is None:
+        raise InputError(
+            f"there is no command {program!r}",
+            found="nothing of that name beside this Python, or on PATH",
+            remedy=f"accel simulate MACHINE -- python {program}"
+            if program.endswith(".py")
+            else f"pip install {program}",
+        )
+    return [path, *command[1:]]
+
+
+def _build(spec: str) -> None:
+    """Before the command, where there is a terminal to tell; its processes then find it there."""
+    from accel.machine import ThisMachine
+    from accel_simulator import building
+    from accel_simulator.cards import cards_of
+    from accel_simulator.machine import SimulatedMachine
+    from accel_simulator.naming import parse_spec
+
+    if cards_of(SimulatedMachine.of(parse_spec(spec), ThisMachine())):
+        building.built(lambda line: print(f"accel: {line}", file=sys.stderr, flush=True))
+
+
+def _environment(spec: str, fault: str) -> dict[str, str]:
+    from accel_simulator import faults
+    from accel_simulator.autoload import SIMULATE
+    from accel_simulator.context import with_standins
+
+    environment = {
+        **os.environ,
+        SIMULATE: spec,
+        "PYTHONPATH": with_standins(os.environ.get("PYTHONPATH")),
+    }
+    environment.pop(faults.VARIABLE, None)
+    if fault:
+        environment[faults.VARIABLE] = fault
+    return environment
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """The command in this process's place as far as signals go; its exit code."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise InputError(
+            f"{command[0]!r} cannot be run", found=str(error), remedy=f"file {command[0]}"
+        ) from None
+
+    def pass_on(number: int, frame: Any) -> None:
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue  # the terminal sent it to the command as well, which ends as it likes
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code

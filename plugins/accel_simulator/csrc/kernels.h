@@ -1,0 +1,17 @@
+// What is not run by the fallback: making, viewing and copying tensors, and attention.
+#pragma once
+
+#include <torch/library.h>
+
+#include "device.h"
+
+namespace accel_simulator {
+
+void register_factories(torch::Library& library);
+void register_attention(torch::Library& library, c10::DeviceType type);
+// Every operator that has a kernel of the host's own runs that one, even where torch has a
+// composite of other operators to offer: so a step costs, and gives, what it does on the host.
+void register_host_kernels(torch::Library& library, c10::DispatchKey key);
+void register_autocast();
+
+}  // namespace accel_simulator

@@ -1,0 +1,20 @@
+"""Stands in for Moore Threads's torch_musa while a MUSA GPU is simulated: its name, its version and `torch.musa`."""
+
+from __future__ import annotations
+
+import torch
+from accel_simulator import starting
+
+_state = starting.state()
+if _state is None or not hasattr(torch, "musa"):
+    raise ImportError(
+        "this torch_musa only stands in for the real one while a MUSA GPU is simulated "
+        "(accel simulate s4000 -- COMMAND)"
+    )
+__version__ = next(
+    (card.versions["torch_musa"] for card in _state.cards if "torch_musa" in card.versions), "0"
+)
+
+musa = torch.musa
+
+__all__ = ["musa"]

@@ -1,0 +1,147 @@
+"""Puts the simulated devices into torch: the backend in C++, and torch's modules above it.
+
+Called once torch is imported, by torch's own door for backends or by the context manager.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from accel.errors import AccelError
+from accel_simulator import building, collectives
+from accel_simulator.cards import Card, cards_of
+from accel_simulator.changes import Changes
+from accel_simulator.machine import SimulatedMachine
+
+SPEED = "accel: {title}: simulated, computed on this machine's processor; speed is not simulated"
+
+
+@dataclasses.dataclass
+class State:
+    """The simulation that is on in this process."""
+
+    machine: SimulatedMachine
+    cards: tuple[Card, ...]
+    changes: Changes
+
+
+_state: State | None = None
+_own_kind: str | None = None
+"""The one torch type of its own that this process has simulated: torch takes one name for good."""
+
+
+def state() -> State | None:
+    """The simulation that is on in this process, or None."""
+    return _state
+
+
+def start(machine: SimulatedMachine, progress: Callable[[str], None] = lambda line: None) -> State:
+    """Put the devices of `machine` into torch. Raises AccelError where that cannot be.
+
+    With no device that torch could use, nothing is put there: as on the machine itself.
+    """
+    global _state
+    if _state is not None:
+        raise AccelError(
+            f"{machine.chosen.spec} cannot be simulated in this process",
+            found=f"{_state.machine.chosen.spec} is being simulated",
+            remedy="leave that simulation first",
+        )
+    cards = cards_of(machine)
+    changes = Changes()
+    try:
+        if cards:
+            extension = building.load(progress)
+            for card in cards:
+                _start(card, extension, changes, machine)
+    except BaseException:
+        changes.revert()
+        raise
+    _state = State(machine, cards, changes)
+    return _state
+
+
+def stop() -> None:
+    """Take the devices away again. A tensor that is left on one can only be freed."""
+    global _state
+    if _state is not None:
+        _state.changes.revert()
+        _state = None
+
+
+def _start(card: Card, extension: Any, changes: Changes, machine: SimulatedMachine) -> None:
+    import torch
+
+    if card.kind not in ("cuda", "xpu"):
+        _take_name(card.kind)
+    extension.open(
+        card.kind,
+        {
+            "name": card.first.name,
+            "lost_error": card.words["lost_error"],
+            "lost_code": card.words["lost_code"],
+            "memory_word": card.words["memory_word"],
+            "allocator_setting": card.words["allocator_setting"],
+            "attention": list(card.attention),
+            "attention_error": card.attention_error,
+            "attention_dtypes": [
+                getattr(torch, name)
+                for name in ("float16", "bfloat16", "float32")
+                if name in card.dtypes
+            ],
+            "refused": [(getattr(torch, r.dtype), r.message, r.products) for r in card.refused],
+            "capacities": [device.memory or 2**34 for device in card.devices],
+        },
+    )
+    changes.also(lambda: extension.close(card.kind))
+    for fault, after in machine.faults.counts:
+        extension.set_fault(card.kind, fault, after)
+    _modules(card, extension, changes)
+    collectives.register(card, extension, changes)
+
+
+def _modules(card: Card, extension: Any, changes: Changes) -> None:
+    """torch's own module for the device, speaking for the card."""
+    if card.kind == "cuda":
+        from accel_simulator import cuda
+
+        cuda.install(card, extension, changes)
+    elif card.kind == "xpu":
+        from accel_simulator import xpu
+
+        xpu.install(card, extension, changes)
+    else:
+        from accel_simulator import own
+
+        own.install(card, extension, changes)
+
+
+def _take_name(kind: str) -> None:
+    """PrivateUse1 becomes `kind`; a process can do that once."""
+    global _own_kind
+    import torch
+
+    if _own_kind is None:
+        try:
+            torch.utils.rename_privateuse1_backend(kind)
+        except RuntimeError as error:
+            raise AccelError(
+                f"{kind} cannot be simulated in this process",
+                found=str(error).splitlines()[0],
+                remedy="a process in which no other backend of torch has been loaded",
+            ) from None
+        _own_kind = kind
+    elif _own_kind != kind:
+        raise AccelError(
+            f"{kind} cannot be simulated in this process",
+            found=f"{_own_kind} was, and torch takes one name of a device type for good",
+            remedy="simulate it in a process of its own",
+        )
+
+
+def announce(started: State) -> None:
+    """Say once, on stderr, that nothing here is a measurement."""
+    print(SPEED.format(title=started.machine.title), file=sys.stderr, flush=True)
