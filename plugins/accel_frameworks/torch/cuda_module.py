@@ -11,6 +11,7 @@ from typing import Any
 from accel.resolving import Capabilities
 from accel.values import Feature, Patch
 from accel_frameworks.torch import asking, hosts
+from accel_frameworks.torch.generators import redirecting
 from accel_frameworks.torch.patches import instead, patch
 from accel_frameworks.torch.refusing import refusal
 from accel_frameworks.torch.target import Target
@@ -170,7 +171,8 @@ class Backing:
         """The device's own Stream or Event, else torch's general one."""
         import torch
 
-        return getattr(self.host or self.module, name, None) or getattr(torch, name)
+        own = getattr(self.host or self.module, name, None) or getattr(torch, name)
+        return own if self.host is not None else redirecting(self.target)(own)
 
     def stream_context(self) -> Any:
         """The class behind `with torch.cuda.stream(s)`; some modules have only the function."""

@@ -79,6 +79,9 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     yield patch(
         "torch.nn.parallel.distributed:DistributedDataParallel.__init__", ranks.with_device_ids
     )
+    if target.indexed:
+        yield patch("torch.nn.parallel.data_parallel:DataParallel.__init__", ranks.data_parallel)
+        yield patch("torch.nn.parallel.data_parallel:DataParallel.scatter", ranks.scatter)
     yield patch(
         "torch.distributed.fsdp.fully_sharded_data_parallel:FullyShardedDataParallel.__init__",
         ranks.with_device_id,
@@ -223,6 +226,41 @@ class _Ranks:
             original(this, module, device_ids, output_device, *args, **kwargs)
 
         return init
+
+    def data_parallel(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """One device: what splits a batch over several is compiled for CUDA alone."""
+
+        @functools.wraps(original)
+        def init(
+            this: Any, module: Any, device_ids: Any = None, output_device: Any = None, dim: int = 0
+        ) -> None:
+            first = 0 if not device_ids else self.target.index_of(device_ids[0])
+            if device_ids is None or len(device_ids) > 1:
+                self._note_one_device()
+            original(this, module, [first], first, dim)
+
+        return init
+
+    def scatter(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        from torch.distributed.utils import _to_kwargs
+
+        @functools.wraps(original)
+        def scatter(this: Any, inputs: Any, kwargs: Any, device_ids: Any) -> Any:
+            return _to_kwargs(inputs, kwargs or {}, this.src_device_obj, False)
+
+        return scatter
+
+    def _note_one_device(self) -> None:
+        self.capabilities.note(
+            Note(
+                level=Level.DOWNGRADE,
+                subject="torch.nn.DataParallel",
+                message=f"one {self.target.kind} is used: DataParallel splits batches by code "
+                "that torch has for CUDA alone",
+                remedy="torchrun --nproc_per_node=N with DistributedDataParallel",
+                origin="accel_frameworks",
+            )
+        )
 
     def with_device_id(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -20,11 +20,13 @@ from accel_frameworks.torch.target import Target
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     """The three types, and `torch.random.fork_rng`, whose default is CUDA."""
     for name in ("Generator", "Stream", "Event"):
-        yield patch(f"torch:{name}", _redirecting(target))
+        yield patch(f"torch:{name}", redirecting(target))
     yield patch("torch.random:fork_rng", lambda original: _fork_rng(original, target))
 
 
-def _redirecting(target: Target) -> Callable[[Any], Any]:
+def redirecting(target: Target) -> Callable[[Any], Any]:
+    """A `replace` for a class: called with CUDA's names, it makes the original with the device's."""
+
     def replace(original: Any) -> Any:
         class Meta(type(original)):  # type: ignore[misc]
             def __instancecheck__(cls, instance: Any) -> bool:
