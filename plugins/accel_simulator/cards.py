@@ -58,6 +58,7 @@ class Card:
     refused: tuple[Refused, ...]
     dtypes: frozenset[str]
     attention: tuple[int, ...]
+    attention_dtypes: tuple[str, ...]
     attention_error: str
     libraries: tuple[Library, ...]
     words: Mapping[str, Any]
@@ -100,6 +101,7 @@ def _card(
         refused=refused,
         dtypes=dtypes,
         attention=_attention(kind, decisions),
+        attention_dtypes=("float16", "float32", *(["bfloat16"] if "bfloat16" in dtypes else [])),
         attention_error=_attention_error(decisions),
         libraries=tuple(_libraries(decisions)),
         words=words,

@@ -39,6 +39,7 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
         tuple(extension.generator(KIND, index) for index in range(len(card.devices))),
     )
     _streams(changes)
+    _storages(changes)
     _versions(card, changes)
 
 
@@ -78,6 +79,7 @@ def _boundary(card: Card, extension: Any, guards: dict[str, Any], changes: Chang
         "ipc_collect": lambda: None,
         "sleep": lambda cycles: None,
         "getCurrentStream": current_stream,
+        "getCurrentRawStream": lambda index: current_stream(index)[0],
         "getDefaultStream": default_stream,
         "setStream": set_stream,
         "isCurrentStreamCapturing": lambda: False,
@@ -123,6 +125,22 @@ def _runtime(extension: Any) -> Any:
         cudaHostRegister=lambda pointer, size, flags: 0,
         cudaHostUnregister=lambda pointer: 0,
     )
+
+
+def _storages(changes: Changes) -> None:
+    """A build without CUDA makes no storage of that type by itself; a tensor brings one."""
+    import torch
+
+    original = torch.storage._to
+
+    def to(self: Any, device: Any, non_blocking: bool = False) -> Any:
+        where = torch.device(device)
+        if where.type != KIND or self.device == where:
+            return original(self, device, non_blocking)
+        made = torch.empty(self.nbytes(), dtype=torch.uint8, device=where).untyped_storage()
+        return made.copy_(self, non_blocking)
+
+    changes.set(torch.storage, "_to", to)
 
 
 def _streams(changes: Changes) -> None:

@@ -87,11 +87,7 @@ def _start(card: Card, extension: Any, changes: Changes, machine: SimulatedMachi
             "allocator_setting": card.words["allocator_setting"],
             "attention": list(card.attention),
             "attention_error": card.attention_error,
-            "attention_dtypes": [
-                getattr(torch, name)
-                for name in ("float16", "bfloat16", "float32")
-                if name in card.dtypes
-            ],
+            "attention_dtypes": [getattr(torch, name) for name in card.attention_dtypes],
             "refused": [(getattr(torch, r.dtype), r.message, r.products) for r in card.refused],
             "capacities": [device.memory or 2**34 for device in card.devices],
         },

@@ -40,19 +40,21 @@ def classes(kind: str) -> tuple[type[Any], type[Any]]:
         ) -> Any:
             if interprocess:
                 raise RuntimeError("events of simulated devices stay in their process")
-            return super().__new__(
-                cls, device=torch.device(kind), enable_timing=enable_timing, blocking=blocking
-            )
+            event = super().__new__(cls, device=torch.device(kind), blocking=blocking)
+            # torch's own elapsed_time takes no event of a class derived from its own
+            event._clock = torch.Event(torch.device(kind), enable_timing=enable_timing)
+            return event
 
         def record(self, stream: Any = None) -> None:
-            import torch
-
-            super().record(torch.accelerator.current_stream() if stream is None else stream)
+            now = torch.accelerator.current_stream() if stream is None else stream
+            super().record(now)
+            self._clock.record(now)
 
         def wait(self, stream: Any = None) -> None:
-            import torch
-
             super().wait(torch.accelerator.current_stream() if stream is None else stream)
+
+        def elapsed_time(self, other: Any) -> float:
+            return float(self._clock.elapsed_time(other._clock))
 
     # its number is the handle that other libraries ask for, as cuda_stream, npu_stream
     setattr(Stream, f"{kind}_stream", property(lambda self: self.stream_id))

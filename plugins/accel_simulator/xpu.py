@@ -41,6 +41,7 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
         "synchronize": torch._C._accelerator_synchronizeDevice,
         "canDeviceAccessPeer": lambda device, peer: device != peer,
         "getCurrentStream": current_stream,
+        "getCurrentRawStream": lambda index: current_stream(index)[0],
         "setStream": set_stream,
         "emptyCache": counters["empty_cache"],
         "memoryStats": lambda device: extension.stats(KIND, device),

@@ -9,6 +9,8 @@
 #include <ATen/ops/unflatten.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/SDPBackend.h>
+#include <ATen/native/DispatchStub.h>
+#include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
@@ -56,6 +58,12 @@ bool takes(
   return kind != Kernel::cudnn_attention || !float32;
 }
 
+// Several heads of queries for one of keys, as grouped-query attention has them.
+bool takes_groups(const Backend& backend, Kernel kind) {
+  return kind == Kernel::overrideable ||
+      (kind != Kernel::efficient_attention && backend.type == c10::DeviceType::CUDA);
+}
+
 int64_t choose(
     const Tensor& query, const Tensor& key, const Tensor& /*value*/, const MaybeTensor& mask,
     double dropout, bool /*causal*/, MaybeScale /*scale*/, bool gqa) {
@@ -67,7 +75,7 @@ int64_t choose(
   }
   for (const int64_t number : backend.attention) {
     const auto kind = static_cast<Kernel>(number);
-    if (enabled(kind) && (same_heads || (gqa && kind != Kernel::efficient_attention)) &&
+    if (enabled(kind) && (same_heads || (gqa && takes_groups(backend, kind))) &&
         takes(backend, kind, query, key, mask, dropout)) {
       return number;
     }
@@ -203,17 +211,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> own_backward(
 
 void register_attention(torch::Library& library, c10::DeviceType type) {
   library.impl("_fused_sdp_choice", &choose);
+  auto& chooser = at::native::_fused_sdp_choice_stub;
   if (type == c10::DeviceType::CUDA) {
-    library.impl("_scaled_dot_product_flash_attention", &flash);
-    library.impl("_scaled_dot_product_flash_attention_backward", &flash_backward);
-    library.impl("_scaled_dot_product_efficient_attention", &efficient);
-    library.impl("_scaled_dot_product_efficient_attention_backward", &efficient_backward);
-    library.impl("_scaled_dot_product_cudnn_attention", &cudnn);
-    library.impl("_scaled_dot_product_cudnn_attention_backward", &cudnn_backward);
-  } else {
-    library.impl("_scaled_dot_product_fused_attention_overrideable", &own);
-    library.impl("_scaled_dot_product_fused_attention_overrideable_backward", &own_backward);
-  }
+    chooser.set_cuda_dispatch_ptr(&choose);
+  } else if (type == c10::DeviceType::PrivateUse1) {
+    chooser.set_privateuse1_dispatch_ptr(&choose);
+  }  // a build without XPU has no place for XPU's: attention is in plain operations there
+  library.impl("_scaled_dot_product_flash_attention", &flash);
+  library.impl("_scaled_dot_product_flash_attention_backward", &flash_backward);
+  library.impl("_scaled_dot_product_efficient_attention", &efficient);
+  library.impl("_scaled_dot_product_efficient_attention_backward", &efficient_backward);
+  library.impl("_scaled_dot_product_cudnn_attention", &cudnn);
+  library.impl("_scaled_dot_product_cudnn_attention_backward", &cudnn_backward);
+  library.impl("_scaled_dot_product_fused_attention_overrideable", &own);
+  library.impl("_scaled_dot_product_fused_attention_overrideable_backward", &own_backward);
 }
 
 }  // namespace accel_simulator

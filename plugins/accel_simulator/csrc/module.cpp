@@ -120,6 +120,16 @@ py::dict stats(const std::string& kind, c10::DeviceIndex index) {
     }
     result[name] = pools;
   }
+  for (const auto& [name, stat] :
+       {std::pair{"oversize_allocations", found.oversize_allocations},
+        std::pair{"oversize_segments", found.oversize_segments}}) {
+    py::dict values;
+    values["current"] = stat.current;
+    values["peak"] = stat.peak;
+    values["allocated"] = stat.allocated;
+    values["freed"] = stat.freed;
+    result[name] = values;
+  }
   result["num_alloc_retries"] = found.num_alloc_retries;
   result["num_ooms"] = found.num_ooms;
   result["max_split_size"] = -1;
