@@ -41,7 +41,6 @@ def accel_patches(
 @hookimpl
 def accel_commands(app: Any) -> None:
     """Add `accel lint`."""
-    return
     from accel_frameworks.lint import command
 
     command.add_to(app)
