@@ -330,3 +330,28 @@ def test_the_state_of_autocast_is_the_devices():
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cuda") is torch.bfloat16
     assert torch.amp.autocast_mode.is_autocast_available("cuda")
+
+
+# Profilers, and operators of a script's own ---------------------------------------------------
+
+
+def test_a_profiler_of_cuda_profiles_what_is_there():
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        torch.ones(3, device="cuda") + 1
+    assert any("add" in event.key for event in profiler.key_averages())
+    torch.cuda.memory._record_memory_history(max_entries=10)
+    assert torch.cuda.memory._snapshot() == {}
+    with pytest.raises(AccelError, match="_dump_snapshot"):
+        torch.cuda.memory._dump_snapshot("x.pickle")
+
+
+def test_an_operator_for_cuda_serves_the_device():
+    source = """
+@torch.library.custom_op("accel_tests::twice", mutates_args=(), device_types="cuda")
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+y = twice(torch.ones(2, device="cuda"))
+"""
+    assert cuda_names.script(source, torch=torch)["y"].tolist() == [2, 2]

@@ -10,7 +10,7 @@ from typing import Any
 from accel.patching import slots
 from accel.resolving import Capabilities
 from accel.values import Patch
-from accel_frameworks.torch import amp, tensors
+from accel_frameworks.torch import amp, asking, tensors
 from accel_frameworks.torch.patches import REASON, patch
 from accel_frameworks.torch.target import Target, names_cuda
 
@@ -27,6 +27,12 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     )
     yield Patch(target="torch._dynamo.variables.torch", reason=REASON, seam=_foldable_originals)
     yield Patch(target="torch.jit._builtins", reason=REASON, seam=_as_operators)
+    for name in ("custom_op", "register_kernel"):
+        yield patch(f"torch.library:{name}", functools.partial(_kernels_for, target))
+    yield patch(
+        "torch._library.custom_ops:CustomOpDef.register_kernel",
+        functools.partial(_kernels_for, target),
+    )
     for name in ("script", "load"):
         yield patch(f"torch.jit:{name}", functools.partial(_scripted, target))
 
@@ -119,6 +125,25 @@ def _as_operators(module: Any) -> Callable[[], None]:
             table.pop(key, None)
 
     return undo
+
+
+def _kernels_for(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A script's own operator for "cuda" serves the device; a library's is compiled for CUDA."""
+
+    @functools.wraps(original)
+    def register(*args: Any, **kwargs: Any) -> Any:
+        if not asking.knows_devices(asking.asker(), any_library=True):
+            args = tuple(map(moved, args))
+            if "device_types" in kwargs:
+                kwargs["device_types"] = moved(kwargs["device_types"])
+        return original(*args, **kwargs)
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+            return list(dict.fromkeys(map(target.kind_of, value)))
+        return target.kind_of(value)
+
+    return register
 
 
 def _scripted(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from accel_frameworks.torch.refusing import refusal
 from accel_frameworks.torch.target import Target
 
 ACTIONS = (
+    "caching_allocator_enable",
     "can_device_access_peer",
     "current_device",
     "current_stream",
@@ -24,10 +25,14 @@ ACTIONS = (
     "device_memory_used",
     "empty_cache",
     "get_arch_list",
+    "get_allocator_backend",
     "get_device_name",
     "get_gencode_flags",
+    "get_per_process_memory_fraction",
     "get_rng_state",
     "get_rng_state_all",
+    "host_memory_stats",
+    "host_memory_stats_as_nested_dict",
     "initial_seed",
     "ipc_collect",
     "is_current_stream_capturing",
@@ -44,9 +49,11 @@ ACTIONS = (
     "memory_stats_as_nested_dict",
     "memory_summary",
     "memory_usage",
+    "reset_accumulated_host_memory_stats",
     "reset_accumulated_memory_stats",
     "reset_max_memory_allocated",
     "reset_max_memory_cached",
+    "reset_peak_host_memory_stats",
     "reset_peak_memory_stats",
     "set_per_process_memory_fraction",
     "set_stream",
@@ -79,10 +86,13 @@ NAMED_OTHERWISE = {
 }
 NOTHING_TO_DO = frozenset(
     (
+        "caching_allocator_enable",
         "empty_cache",
         "get_gencode_flags",
         "ipc_collect",
+        "reset_accumulated_host_memory_stats",
         "reset_accumulated_memory_stats",
+        "reset_peak_host_memory_stats",
         "reset_peak_memory_stats",
         "set_per_process_memory_fraction",
         "set_sync_debug_mode",
@@ -91,9 +101,13 @@ NOTHING_TO_DO = frozenset(
 """Hints: where the device has no such function, leaving it out changes no result."""
 PLAIN_ANSWERS: dict[str, Any] = {
     "can_device_access_peer": False,
+    "get_allocator_backend": "native",
     "get_arch_list": [],
     "get_gencode_flags": "",
+    "get_per_process_memory_fraction": 1.0,
     "get_sync_debug_mode": 0,
+    "host_memory_stats": {},
+    "host_memory_stats_as_nested_dict": {},
     "is_current_stream_capturing": False,
     "list_gpu_processes": "no processes are known",
     "memory_snapshot": [],
@@ -137,6 +151,12 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     for name in ("start", "stop", "init"):
         yield patch(f"torch.cuda.profiler:{name}", instead(_marks_nothing))
     yield patch("torch.cuda.profiler:profile", instead(contextlib.nullcontext))
+    for name in ("_record_memory_history", "_snapshot", "_dump_snapshot"):
+        yield patch(f"torch.cuda.memory:{name}", functools.partial(_history, backing, name))
+    yield patch(
+        "torch.profiler.profiler:_KinetoProfile.__init__",
+        lambda original: _profiled(original, target),
+    )
 
 
 class Backing:
@@ -418,6 +438,38 @@ def _device_of(backing: Backing) -> Any:
             super().__init__(obj.device.index if mine else None)
 
     return device_of
+
+
+def _history(backing: Backing, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """The allocator's history: the device's own, or none is kept."""
+    own = getattr(getattr(backing.module, "memory", None), name, None)
+    if own is not None and backing.host is None:
+        return _mapped(own, backing.target)
+    if name == "_dump_snapshot":
+        return _refusing(backing.target, f"memory.{name}")
+
+    @functools.wraps(original)
+    def history(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+    return history
+
+
+def _profiled(original: Callable[..., None], target: Target) -> Callable[..., None]:
+    """`ProfilerActivity.CUDA` is the activity of the device; the CPU's own is always known."""
+    from torch.profiler import ProfilerActivity
+
+    own = {"cpu": None, "mps": None, "xpu": "XPU"}.get(target.kind, "PrivateUse1")
+    there = getattr(ProfilerActivity, own, None) if own else None
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, activities: Any = None, **kwargs: Any) -> None:
+        if activities is not None:
+            moved = [there if one is ProfilerActivity.CUDA else one for one in activities]
+            activities = [one for one in moved if one is not None] or [ProfilerActivity.CPU]
+        original(self, *args, activities=activities, **kwargs)
+
+    return init
 
 
 def _generators(target: Target) -> Any:

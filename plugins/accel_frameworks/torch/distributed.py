@@ -76,6 +76,9 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         yield patch(f"{C10D}:all_reduce", ranks.all_reduce)
     yield patch("torch.distributed.device_mesh:init_device_mesh", ranks.with_kind)
     yield patch("torch.distributed.device_mesh:DeviceMesh.__init__", ranks.method_with_kind)
+    yield patch(f"{C10D}:ProcessGroup._get_backend", ranks.anywhere)
+    for name in ("PipelineStage.__init__", "build_stage"):
+        yield patch(f"torch.distributed.pipelining.stage:{name}", ranks.anywhere)
     yield patch(
         "torch.nn.parallel.distributed:DistributedDataParallel.__init__", ranks.with_device_ids
     )
@@ -154,6 +157,13 @@ class _Ranks:
             if kwargs.get("device") is not None:
                 kwargs["device"] = self.target.of(kwargs["device"])
             return original(*args, **kwargs)
+
+        return call
+
+    def anywhere(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return original(*self.target.swap(args, kwargs), **kwargs)
 
         return call
 

@@ -40,6 +40,7 @@ FACTORIES = (
     "randint",
     "randn",
     "randperm",
+    "range",
     "zeros",
     "zeros_like",
 )
