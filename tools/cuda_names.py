@@ -1,4 +1,4 @@
-"""docs/cuda-names.md: what becomes of every name that torch_npu's and torchada's redirections handle.
+"""docs/cuda-names.md: what becomes of each name that torch_npu's and torchada's redirections handle.
 
     python tools/cuda_names.py write                  the page, from cuda_names.toml and the patches
     python tools/cuda_names.py extract NPU TORCHADA   the name lists, from the two source files
@@ -14,6 +14,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib as _tomllib
+else:
+    import tomli as _tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).with_suffix(".toml")
@@ -95,7 +100,7 @@ def _listed(target: ast.AST, value: ast.AST) -> Iterator[str]:
     elif name == "patches" and isinstance(value, ast.List):
         for pair in value.elts:
             first = pair.elts[0] if isinstance(pair, ast.List) else None
-            if isinstance(first, ast.Constant):
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 yield f"torch.{first.value}"
 
 
@@ -105,7 +110,8 @@ def _texts(value: ast.AST) -> list[str]:
     else:
         inside = value.args[0] if isinstance(value, ast.Call) and value.args else value
         keys = list(getattr(inside, "elts", []))
-    return [key.value for key in keys if isinstance(key, ast.Constant)]
+    values = [key.value for key in keys if isinstance(key, ast.Constant)]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _wrapped(node: ast.Call) -> Iterator[str]:
@@ -115,7 +121,8 @@ def _wrapped(node: ast.Call) -> Iterator[str]:
         return
     holder = _dotted(node.args[0])
     names = node.args[1]
-    texts = [names.value] if isinstance(names, ast.Constant) else _texts(names)
+    alone = names.value if isinstance(names, ast.Constant) else None
+    texts = [alone] if isinstance(alone, str) else _texts(names)
     if holder:
         yield from (f"{holder}.{text}" for text in texts)
 
@@ -184,11 +191,8 @@ def page(data: dict[str, Any]) -> str:
 
 def load() -> dict[str, Any]:
     """The name lists, with their versions, and the words for what is not simply redirected."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(DATA.read_text(encoding="utf-8"))
+    document: dict[str, Any] = _tomllib.loads(DATA.read_text(encoding="utf-8"))
+    return document
 
 
 def main(arguments: Iterable[str]) -> int:

@@ -193,8 +193,11 @@ def test_flags_of_the_backends_are_taken():
     assert torch.equal(out, q)
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
-    with pytest.warns(FutureWarning), torch.backends.cuda.sdp_kernel(
-        enable_flash=False, enable_math=False, enable_mem_efficient=True
+    with (
+        pytest.warns(FutureWarning),
+        torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_math=False, enable_mem_efficient=True
+        ),
     ):
         torch.nn.functional.scaled_dot_product_attention(q, q, q)
 

@@ -163,9 +163,7 @@ def test_a_redirection_that_cannot_be_done_leaves_nothing(monkeypatch):
 
     def broken(target, capabilities):
         yield from amp.patches(target, capabilities)
-        yield redirecting.Patch(
-            target="torch:zeros", reason="x", replace=lambda original: 1 // 0
-        )
+        yield redirecting.Patch(target="torch:zeros", reason="x", replace=lambda original: 1 // 0)
 
     before = (torch.zeros, torch.autocast.__init__, torch.cuda.is_available)
     monkeypatch.setattr(redirecting, "patches_for", broken)

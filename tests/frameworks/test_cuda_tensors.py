@@ -219,9 +219,7 @@ def test_torch_objects_pickle_copy_and_are_what_they_are():
 def test_generators_are_seeded_and_used():
     one = torch.Generator(device="cuda").manual_seed(5)
     two = torch.Generator().manual_seed(5)
-    assert torch.equal(
-        torch.randn(4, generator=one, device="cuda"), torch.randn(4, generator=two)
-    )
+    assert torch.equal(torch.randn(4, generator=one, device="cuda"), torch.randn(4, generator=two))
     state = one.get_state()
     first = torch.rand(2, generator=one)
     one.set_state(state)

@@ -130,7 +130,9 @@ def test_the_command(tmp_path, capsys):
 def test_what_cannot_be_read_is_said(tmp_path, capsys):
     (tmp_path / "broken.py").write_text("def (", encoding="utf-8")
     (tmp_path / "binary.py").write_bytes(b"x = 1\0")
-    (tmp_path / "coded.py").write_bytes("# -*- coding: latin-1 -*-\nx = '\xe9'.cuda()\n".encode("latin-1"))
+    (tmp_path / "coded.py").write_bytes(
+        "# -*- coding: latin-1 -*-\nx = '\xe9'.cuda()\n".encode("latin-1")
+    )
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere")
     assert main(["lint", str(tmp_path)]) == 1
     said = capsys.readouterr().out
@@ -166,7 +168,18 @@ def test_deep_sources():
 
 
 pieces = st.sampled_from(
-    ["torch", ".cuda", "()", "'cuda'", "'cuda:1'", "import torch", "\n", " ", "f'cuda:{x}'", ".to(0)"]
+    [
+        "torch",
+        ".cuda",
+        "()",
+        "'cuda'",
+        "'cuda:1'",
+        "import torch",
+        "\n",
+        " ",
+        "f'cuda:{x}'",
+        ".to(0)",
+    ]
     + ["x", "=", "if ", ":", "    ", "==", ".device.type", "lambda:", "'nccl'", "(", ")", "\\", "#"]
     + ["from torch import cuda", "async ", "match x:", "case ", "\u00e9", "\t", "[", "]", '"""']
 )

@@ -80,7 +80,12 @@ REFUSED = {
     **{name.replace(":", "."): remedy for name, remedy in refusing.REFUSED.items()},
     **{f"torch.cuda.{name}": "leave the reading out" for name in cuda_module.UNKNOWN},
 }
-NO_EFFECT = ("torch.cuda.nvtx.", "torch.cuda.profiler.", "torch.backends.cuda", "torch.backends.cudnn")
+NO_EFFECT = (
+    "torch.cuda.nvtx.",
+    "torch.cuda.profiler.",
+    "torch.backends.cuda",
+    "torch.backends.cudnn",
+)
 
 CUDA_ONLY_MODULES = {
     "cupy": "torch, or numpy",

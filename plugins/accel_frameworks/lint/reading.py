@@ -13,7 +13,9 @@ from accel.errors import InputError
 from accel_frameworks.lint import names
 from accel_frameworks.lint.findings import Fate, Finding, Unread
 
-SKIPPED = frozenset((".git", ".hg", "__pycache__", "node_modules", "site-packages", "build", "dist"))
+SKIPPED = frozenset(
+    (".git", ".hg", "__pycache__", "node_modules", "site-packages", "build", "dist")
+)
 DEVICE_NAME = re.compile(r"cuda(:(\d+|%[ds]|\{.*))?\Z")
 NCCL_NAME = re.compile(r"(^|[:,])nccl($|,)", re.IGNORECASE)
 Dotted = dict[str, str]
@@ -181,7 +183,9 @@ class _Reader:
             text = f".to({first.value})"  # type: ignore[union-attr]
             self.add(node, "number", text, ".to(device)", Fate.REDIRECTED)
         if name.startswith("torch.utils.cpp_extension.load") and _has_cuda_sources(node):
-            self.add(node, "extension", f"{name} of CUDA code", "build it for the device", Fate.REFUSED)
+            self.add(
+                node, "extension", f"{name} of CUDA code", "build it for the device", Fate.REFUSED
+            )
 
     def _comparison(self, node: ast.Compare) -> None:
         sides = [node.left, *node.comparators]

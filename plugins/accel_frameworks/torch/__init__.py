@@ -15,9 +15,7 @@ SWITCH = "ACCEL_CUDA_NAMES"
 
 
 @hookimpl
-def accel_patches(
-    device: Device, capabilities: Capabilities, machine: Machine
-) -> Iterable[Patch]:
+def accel_patches(device: Device, capabilities: Capabilities, machine: Machine) -> Iterable[Patch]:
     """On CUDA one repair of what CUDA answers; elsewhere CUDA's names are redirected."""
     if device.kind == "cuda":
         return _on_cuda(capabilities)

@@ -33,9 +33,7 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         custom = functools.partial(_custom, target)
         yield patch(f"torch.amp.autocast_mode:{name}", custom)
         yield patch(f"torch.cuda.amp.autocast_mode:{name}", functools.partial(_old, target, name))
-    yield patch(
-        "torch.amp.autocast_mode:is_autocast_available", functools.partial(_typed, target)
-    )
+    yield patch("torch.amp.autocast_mode:is_autocast_available", functools.partial(_typed, target))
     for name in STATE:
         yield patch(f"torch:{name}", functools.partial(_state, target, name))
     for name, general in OLD_STATE.items():

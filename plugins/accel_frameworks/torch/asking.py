@@ -131,9 +131,7 @@ def _columns(code: CodeType, instruction: int) -> tuple[int, int] | None:
     return None if found[0] is None or found[2] is None else (found[0], found[2])
 
 
-def _walk(
-    node: ast.AST, parents: tuple[ast.AST, ...]
-) -> list[tuple[ast.AST, tuple[ast.AST, ...]]]:
+def _walk(node: ast.AST, parents: tuple[ast.AST, ...]) -> list[tuple[ast.AST, tuple[ast.AST, ...]]]:
     """Every node with its parents, nearest first; no recursion, so deep sources do no harm."""
     found: list[tuple[ast.AST, tuple[ast.AST, ...]]] = []
     stack = [(node, parents)]

@@ -166,8 +166,8 @@ def _graphs(made: Any) -> Iterator[Any]:
     elif isinstance(made, torch.jit.ScriptModule):
         for module in made.modules():
             own = getattr(module, "_c", None)
-            for name in own._method_names() if isinstance(own, torch._C.ScriptModule) else ():
-                yield own._get_method(name).graph
+            if isinstance(own, torch._C.ScriptModule):
+                yield from (own._get_method(name).graph for name in own._method_names())
 
 
 def _rename(block: Any, target: Target) -> None:

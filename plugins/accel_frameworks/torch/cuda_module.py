@@ -181,7 +181,7 @@ class Backing:
             return own if self.host is not None else _mapped(own, self.target)
         general = getattr(self, name, None) or self._accelerator(name)
         if general is not None:
-            return general  # type: ignore[no-any-return]
+            return general
         if name in NOTHING_TO_DO or name in PLAIN_ANSWERS:
             answer = PLAIN_ANSWERS.get(name)
             return lambda *args, **kwargs: answer

@@ -48,8 +48,8 @@ def refusal(name: str, target: Target, instead_: str = "") -> AccelError:
     return AccelError(
         f"{name} is CUDA's alone and means nothing on {target.kind}",
         found=f"{target.name}; CUDA's names are redirected to {target.kind}",
-        remedy=instead_ or f"guard it with torch.device(...).type == 'cuda', or use torch."
-        f"{target.kind}",
+        remedy=instead_
+        or f"guard it with torch.device(...).type == 'cuda', or use torch.{target.kind}",
     )
 
 
