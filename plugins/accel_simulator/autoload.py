@@ -38,7 +38,6 @@ def _load() -> None:
     from accel.pipeline import loaded_plugins
     from accel_simulator import starting
     from accel_simulator.machine import SimulatedMachine
-    from accel_simulator.standins import FOLDER
 
     machine = simulating.host(loaded_plugins())
     if not isinstance(machine, SimulatedMachine):
@@ -46,8 +45,6 @@ def _load() -> None:
             f"another plugin provides {machine.name}",
             remedy="ACCEL_DISABLE_PLUGINS with the name of the other plugin",
         )
-    if FOLDER not in sys.path:
-        sys.path.append(FOLDER)
     started = starting.start(machine, lambda line: print(f"accel: {line}", file=sys.stderr))
     if started.cards and not os.environ.get(QUIET):
         starting.announce(started)

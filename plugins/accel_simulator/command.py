@@ -7,11 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from accel.errors import InputError
+
+if TYPE_CHECKING:
+    from accel_simulator.naming import Chosen
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,8 +57,7 @@ def simulate(
     if not command:
         return _show(chosen.spec, as_json)
     command = _found(command)
-    _build(chosen.spec)
-    environment = _environment(chosen.spec, wrong.text)
+    environment = _environment(chosen.spec, wrong.text, _prepared(chosen))
     return _run(command, environment)
 
 
@@ -129,32 +131,28 @@ def _found(command: list[str]) -> list[str]:
     return [path, *command[1:]]
 
 
-def _build(spec: str) -> None:
-    """Before the command, where there is a terminal to tell; its processes then find it there."""
+def _prepared(chosen: Chosen) -> list[str]:
+    """The torch device types there; what they need is built, where somebody can be told of it."""
     from accel.machine import ThisMachine
     from accel_simulator import building
     from accel_simulator.cards import cards_of
     from accel_simulator.machine import SimulatedMachine
-    from accel_simulator.naming import parse_spec
 
-    if cards_of(SimulatedMachine.of(parse_spec(spec), ThisMachine())):
+    cards = cards_of(SimulatedMachine.of(chosen, ThisMachine()))
+    if cards:
         building.built(lambda line: print(f"accel: {line}", file=sys.stderr, flush=True))
+    return [card.kind for card in cards]
 
 
-def _environment(spec: str, fault: str) -> dict[str, str]:
+def _environment(spec: str, fault: str, kinds: list[str]) -> dict[str, str]:
     from accel_simulator import faults
     from accel_simulator.autoload import SIMULATE
-    from accel_simulator.context import with_standins
+    from accel_simulator.standins import python_path
 
-    environment = {
-        **os.environ,
-        SIMULATE: spec,
-        "PYTHONPATH": with_standins(os.environ.get("PYTHONPATH")),
-    }
-    environment.pop(faults.VARIABLE, None)
-    if fault:
-        environment[faults.VARIABLE] = fault
-    return environment
+    path = python_path(os.environ.get("PYTHONPATH"), kinds)
+    changed = {SIMULATE: spec, faults.VARIABLE: fault or None, "PYTHONPATH": path}
+    kept = {name: value for name, value in os.environ.items() if name not in changed}
+    return {**kept, **{name: value for name, value in changed.items() if value is not None}}
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from accel.errors import AccelError
 from accel.machine import Machine
@@ -14,7 +14,10 @@ from accel_simulator import faults
 from accel_simulator.autoload import QUIET, SIMULATE
 from accel_simulator.machine import SimulatedMachine
 from accel_simulator.naming import choose, parse_spec
-from accel_simulator.standins import FOLDER
+from accel_simulator.standins import python_path
+
+if TYPE_CHECKING:
+    from accel_simulator.starting import State
 
 
 class Simulation(AbstractContextManager[Machine]):
@@ -37,11 +40,12 @@ class Simulation(AbstractContextManager[Machine]):
                 remedy="leave that simulation first",
             )
         self._set({SIMULATE: self._chosen.spec, faults.VARIABLE: self._faults.text or None})
-        self._set({QUIET: "1", "PYTHONPATH": with_standins(os.environ.get("PYTHONPATH"))})
+        self._set({QUIET: "1"})
         try:
             machine = simulating.host(loaded_plugins())
             assert isinstance(machine, SimulatedMachine)
-            self._start(machine)
+            kinds = [card.kind for card in self._start(machine).cards]
+            self._set({"PYTHONPATH": python_path(os.environ.get("PYTHONPATH"), kinds)})
         except BaseException:
             self._restore()
             raise
@@ -58,19 +62,13 @@ class Simulation(AbstractContextManager[Machine]):
         starting.stop()
         self._restore()
 
-    def _start(self, machine: SimulatedMachine) -> None:
-        if "torch" in sys.modules:
-            from accel_simulator import starting
+    def _start(self, machine: SimulatedMachine) -> State:
+        import torch  # noqa: F401 - the first import starts the simulation by torch's own door
 
-            sys.path.append(FOLDER)
-            starting.start(machine)
-        else:
-            import torch  # noqa: F401 - its own door starts the simulation, and may only report
+        from accel_simulator import starting
 
-            from accel_simulator import starting
-
-            if starting.state() is None:
-                starting.start(machine)
+        # that door only reports what goes wrong; here it is raised
+        return starting.state() or starting.start(machine)
 
     def _set(self, values: Mapping[str, str | None]) -> None:
         for name, value in values.items():
@@ -84,8 +82,6 @@ class Simulation(AbstractContextManager[Machine]):
             _put(name, value)
         self._before.clear()
         simulating.forget()
-        while FOLDER in sys.path:
-            sys.path.remove(FOLDER)
 
 
 def _put(name: str, value: str | None) -> None:
@@ -93,8 +89,3 @@ def _put(name: str, value: str | None) -> None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
-
-
-def with_standins(path: str | None) -> str:
-    """`PYTHONPATH` for children: the stand-ins come last, so a vendor's real package would win."""
-    return f"{path}{os.pathsep}{FOLDER}" if path else FOLDER

@@ -15,6 +15,7 @@ from accel_simulator import building, collectives
 from accel_simulator.cards import Card, cards_of
 from accel_simulator.changes import Changes
 from accel_simulator.machine import SimulatedMachine
+from accel_simulator.standins import folders
 
 SPEED = "accel: {title}: simulated, computed on this machine's processor; speed is not simulated"
 
@@ -57,6 +58,7 @@ def start(machine: SimulatedMachine, progress: Callable[[str], None] = lambda li
             extension = building.load(progress)
             for card in cards:
                 _start(card, extension, changes, machine)
+            _path(cards, changes)
     except BaseException:
         changes.revert()
         raise
@@ -97,6 +99,14 @@ def _start(card: Card, extension: Any, changes: Changes, machine: SimulatedMachi
         extension.set_fault(card.kind, fault, after)
     _modules(card, extension, changes)
     collectives.register(card, extension, changes)
+
+
+def _path(cards: tuple[Card, ...], changes: Changes) -> None:
+    """The stand-ins for the vendors' modules, where a parent has not put them on the path yet."""
+    for folder in folders(card.kind for card in cards):
+        if folder not in sys.path:
+            sys.path.append(folder)
+            changes.also(lambda folder=folder: sys.path.remove(folder))  # type: ignore[misc]
 
 
 def _modules(card: Card, extension: Any, changes: Changes) -> None:

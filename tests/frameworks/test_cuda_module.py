@@ -57,7 +57,7 @@ def test_devices(monkeypatch):
     ],
 )
 def test_a_capability_says_which_dtypes_there_are(dtypes, capability):
-    from accel_frameworks.torch.cuda_module import Backing
+    from accel_frameworks.torch.backing import Backing
     from accel_frameworks.torch.target import Target
 
     backing = Backing(Target("cpu", "x"), cuda_names.capabilities(*dtypes))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from accel.errors import PatchError
 from accel.patching import Journal

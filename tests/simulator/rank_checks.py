@@ -1,0 +1,47 @@
+"""What each rank of a simulated machine does, started by torchrun in test_sim_collectives.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+
+def main(backend: str, kind: str) -> None:
+    rank = int(os.environ["LOCAL_RANK"])
+    getattr(torch, kind).set_device(rank)
+    device = torch.device(kind, rank)
+    dist.init_process_group(backend)
+    total = torch.full((4,), float(rank + 1), device=device)
+    dist.all_reduce(total)
+    assert total.tolist() == [3.0] * 4, total
+    gathered = [torch.zeros(2, device=device) for _ in range(2)]
+    dist.all_gather(gathered, torch.full((2,), float(rank), device=device))
+    assert [t[0].item() for t in gathered] == [0.0, 1.0]
+    torch.manual_seed(rank)
+    model = DistributedDataParallel(torch.nn.Linear(8, 8).to(device), device_ids=[rank])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 8, device=device)).pow(2).mean().backward()
+        optimizer.step()
+    weight = model.module.weight.detach().clone()
+    other = weight.clone()
+    dist.broadcast(other, 0)
+    assert torch.equal(weight, other), "ranks have drifted apart"
+    assert weight.device == device
+    try:
+        dist.all_reduce(torch.ones(2, dtype=torch.float64, device=device))
+        print(f"RANK {rank} float64 went through")
+    except RuntimeError as error:
+        print(f"RANK {rank} refused: {error}")
+    dist.barrier()
+    dist.destroy_process_group()
+    print(f"RANK {rank} done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

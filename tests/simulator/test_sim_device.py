@@ -1,0 +1,81 @@
+"""The simulated device in torch: what a program may do with a device, it may do with this one."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim_support import HERE, needs_compiler, outcomes
+
+pytestmark = [needs_compiler, pytest.mark.slow]
+
+CHECKS = (
+    "trains_as_the_host_does",
+    "knows_its_place",
+    "refuses_tensors_of_another_device",
+    "views_share_and_results_do_not",
+    "memory_is_counted",
+    "memory_ends",
+    "memory_ends_inside_an_operator",
+    "random_numbers",
+    "streams_and_events",
+    "serialisation",
+    "autocast_and_scaler",
+    "pinned_memory_and_workers",
+    "attention",
+    "checkpointing_and_threads",
+)
+SCRIPT = str(HERE / "device_checks.py")
+
+
+@pytest.mark.parametrize("machine", ["ascend-910b2", "tesla-p4", "mlu590", "intel-arc-b60"])
+def test_a_simulated_device_does_what_a_device_does(simulate, machine):
+    ended = simulate(machine, "python", "-W", "error", SCRIPT, *CHECKS)
+    assert outcomes(ended) == dict.fromkeys(CHECKS, "ok")
+    assert ended.stderr.count("speed is not simulated") == 1
+
+
+@pytest.mark.parametrize("machine", ["ascend-910b2-x8:2", "hygon-k100ai-x8:2"])
+def test_several_devices(simulate, machine):
+    assert outcomes(simulate(machine, "python", SCRIPT, "several_devices")) == {
+        "several_devices": "ok"
+    }
+
+
+def test_a_dtype_the_card_lacks_raises_the_cards_own_error(simulate):
+    ended = simulate("ascend-910a", "python", SCRIPT, "no_bfloat16", "no_float64_products")
+    assert set(outcomes(ended).values()) == {"ok"}
+    assert "SAYS call aclnn" in ended.stdout
+    assert "not implemented for DT_BFLOAT16" in ended.stdout
+    ended = simulate("tesla-p4", "python", SCRIPT, "no_bfloat16")
+    assert "CUBLAS_STATUS_NOT_SUPPORTED" in ended.stdout
+
+
+def test_a_device_that_is_lost_and_an_allocation_that_fails(simulate):
+    ended = simulate("tesla-p4", "python", SCRIPT, "lost_device", fault="lost:20")
+    assert outcomes(ended) == {"lost_device": "ok"}
+    assert "SAYS CUDA error: unspecified launch failure" in ended.stdout
+    ended = simulate("ascend-910b2", "python", SCRIPT, "failed_allocation", fault="memory:3")
+    assert outcomes(ended) == {"failed_allocation": "ok"}
+
+
+def test_a_model_too_large_for_eight_gibibytes(simulate):
+    code = """
+import torch
+kept, step = [], 0
+try:
+    for step in range(100):
+        kept.append(torch.nn.Linear(16384, 16384, bias=False, device="cuda"))
+except torch.OutOfMemoryError as error:
+    print("STEP", step, "ALLOCATED", torch.cuda.memory_allocated(), "SAYS", error)
+"""
+    ended = simulate(
+        "tesla-p4",
+        "python",
+        "-c",
+        code.replace(
+            "torch.nn.Linear(16384, 16384, bias=False, device=", "torch.empty(16384, 16384, device="
+        ),
+    )
+    # 7.5 GiB hold seven matrices of 1 GiB
+    assert f"STEP 7 ALLOCATED {7 * 2**30} SAYS CUDA out of memory" in ended.stdout
+    assert "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 7.50 GiB" in ended.stdout
