@@ -1,4 +1,4 @@
-"""docs/cuda-names.md: what becomes of each name that torch_npu's and torchada's redirections handle.
+"""docs/cuda-names.md: what becomes of each name that torch_npu's and torchada's patches handle.
 
     python tools/cuda_names.py write                  the page, from cuda_names.toml and the patches
     python tools/cuda_names.py extract NPU TORCHADA   the name lists, from the two source files

@@ -30,7 +30,9 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
             _built_in(library.name, maker, changes)
             continue
         if library.name.upper() not in dist.Backend._plugins:
-            dist.Backend.register_backend(library.name, _current(library.name), devices=[card.kind])
+            dist.Backend.register_backend(
+                library.name, _current(library.name), devices=[card.kind]
+            )
         _made[library.name] = maker
         changes.set(dist, f"is_{library.name}_available", lambda: True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import ClassVar
 
 import cuda_names
 import pytest
@@ -133,7 +134,7 @@ def test_functional_transforms_and_hooks_see_torchs_own_functions():
     assert gradient.tolist() == [2, 2]
 
     class Logged(torch.Tensor):
-        seen: list = []
+        seen: ClassVar[list[str]] = []
 
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -18,13 +18,13 @@ from torch.cuda.amp import GradScaler, autocast
 from torch import zeros, tensor
 held = (GradScaler, autocast, zeros, tensor)
 WATCHED = [torch, torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams, torch.amp,
-    torch.cuda.nvtx, torch.cuda.profiler, torch.jit, torch.serialization, torch.Tensor, torch.random,
-    torch.nn.Module, torch.amp.autocast_mode, torch.autocast, torch.amp.GradScaler, dist,
+    torch.cuda.nvtx, torch.cuda.profiler, torch.jit, torch.serialization, torch.Tensor,
+    torch.random, torch.nn.Module, torch.amp.autocast_mode, torch.autocast, torch.amp.GradScaler, dist,
     torch.cuda.amp, torch.cuda.amp.autocast_mode, torch.distributed.distributed_c10d,
     torch.storage.UntypedStorage, torch.storage.TypedStorage, torch.storage._StorageBase,
     torch.nn.parallel.DistributedDataParallel, torch.utils.data.DataLoader, torch._C,
-    torch.utils._device.DeviceContext, torch.backends.cuda, torch.nn.attention, torch.cuda.jiterator,
-    torch.distributed.device_mesh, torch._dynamo.output_graph.SubgraphTracer,
+    torch.utils._device.DeviceContext, torch.backends.cuda, torch.nn.attention,
+    torch.cuda.jiterator, torch.distributed.device_mesh, torch._dynamo.output_graph.SubgraphTracer,
     torch._dynamo.trace_rules]
 # Dynamo puts a few things of its own into torch when it first compiles
 torch.compile(lambda x: torch.tensor([1.0]) + x, backend="eager")(torch.ones(1))
@@ -88,7 +88,8 @@ import torch
 assert zeros(2, device="cuda").device.type == "cpu"
 weight = torch.ones(2, device="cuda", requires_grad=True)
 torch.optim.AdamW([weight], fused=True)     # imports Dynamo
-fn = torch.compile(lambda x: torch.tensor([1.0], device="cuda") + x, backend="eager", fullgraph=True)
+options = {"backend": "eager", "fullgraph": True}
+fn = torch.compile(lambda x: torch.tensor([1.0], device="cuda") + x, **options)
 print(fn(torch.ones(1)).item())
 report.revert()
 torch._dynamo.reset()

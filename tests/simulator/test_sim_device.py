@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from sim_support import HERE, needs_compiler, outcomes
 
 pytestmark = [needs_compiler, pytest.mark.slow]
@@ -68,14 +67,7 @@ try:
 except torch.OutOfMemoryError as error:
     print("STEP", step, "ALLOCATED", torch.cuda.memory_allocated(), "SAYS", error)
 """
-    ended = simulate(
-        "tesla-p4",
-        "python",
-        "-c",
-        code.replace(
-            "torch.nn.Linear(16384, 16384, bias=False, device=", "torch.empty(16384, 16384, device="
-        ),
-    )
+    ended = simulate("tesla-p4", "python", "-c", code.replace("torch.nn.Linear(16384, 16384, bias=False, device=", "torch.empty(16384, 16384, device="))
     # 7.5 GiB hold seven matrices of 1 GiB
     assert f"STEP 7 ALLOCATED {7 * 2**30} SAYS CUDA out of memory" in ended.stdout
     assert "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 7.50 GiB" in ended.stdout

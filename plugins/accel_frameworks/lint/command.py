@@ -24,7 +24,8 @@ def lint(
 ) -> int:
     """List where a script assumes CUDA, the portable form, and what accel does there at run time.
 
-    Nothing that is read is run. The exit code is 1 if something is found that accel cannot redirect, or a file that cannot be read.
+    Nothing that is read is run. The exit code is 1 if something is found that accel cannot
+    redirect, or a file that cannot be read.
     """
     from accel.cli.output import print_json, progress
     from accel_frameworks.lint import reading

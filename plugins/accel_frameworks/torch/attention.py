@@ -1,4 +1,4 @@
-"""Choosing CUDA's attention kernels by name leaves a way open for devices that have none of them."""
+"""CUDA's attention kernels, chosen by name: a device that has none of them has a way left."""
 
 from __future__ import annotations
 

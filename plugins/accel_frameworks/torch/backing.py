@@ -207,6 +207,8 @@ class Properties:
 
 
 def mapped(function: Callable[..., Any], target: Target) -> Callable[..., Any]:
+    """`function`, called with the device's names for CUDA's."""
+
     def call(*args: Any, **kwargs: Any) -> Any:
         args = target.swap(args, kwargs)
         return function(*args, **kwargs)
@@ -215,6 +217,8 @@ def mapped(function: Callable[..., Any], target: Target) -> Callable[..., Any]:
 
 
 def refusing(target: Target, name: str) -> Callable[..., Any]:
+    """What raises the error for `torch.cuda.name`."""
+
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise refusal(f"torch.cuda.{name}", target)
 

@@ -56,7 +56,7 @@ def renamed(backend: str, kind: str, own: str) -> str:
         device = kind if device.strip() == KIND else device
         parts.append((device.strip(), f"{device}{colon}{name}"))
     # on a CPU both halves are about the same device: the first one stays
-    unique = {device: text for device, text in reversed(parts)}
+    unique = dict(reversed(parts))
     kept = [text for device, text in parts if unique[device] == text]
     name = ",".join(dict.fromkeys(kept))
     return name.removeprefix("cpu:") if kind == "cpu" and "," not in name else name

@@ -25,7 +25,7 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
 
 
 def redirecting(target: Target) -> Callable[[Any], Any]:
-    """A `replace` for a class: called with CUDA's names, it makes the original with the device's."""
+    """A `replace` for a class: given CUDA's names, it makes the original with the device's."""
 
     def replace(original: Any) -> Any:
         class Meta(type(original)):  # type: ignore[misc]

@@ -44,8 +44,8 @@ FACTORIES = (
     "zeros",
     "zeros_like",
 )
-"""The dispatcher would do for these; but fake tensors and graphs keep the device they were told, and
-`pin_memory` is an error where no accelerator pins memory."""
+"""The dispatcher would do for these; but fake tensors and graphs keep the device they were told,
+and `pin_memory` is an error where no accelerator pins memory."""
 
 
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
