@@ -19,8 +19,8 @@ from torch import zeros, tensor
 held = (GradScaler, autocast, zeros, tensor)
 WATCHED = [torch, torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams, torch.amp,
     torch.cuda.nvtx, torch.cuda.profiler, torch.jit, torch.serialization, torch.Tensor,
-    torch.random, torch.nn.Module, torch.amp.autocast_mode, torch.autocast, torch.amp.GradScaler, dist,
-    torch.cuda.amp, torch.cuda.amp.autocast_mode, torch.distributed.distributed_c10d,
+    torch.random, torch.nn.Module, torch.amp.autocast_mode, torch.autocast, torch.amp.GradScaler,
+    dist, torch.cuda.amp, torch.cuda.amp.autocast_mode, torch.distributed.distributed_c10d,
     torch.storage.UntypedStorage, torch.storage.TypedStorage, torch.storage._StorageBase,
     torch.nn.parallel.DistributedDataParallel, torch.utils.data.DataLoader, torch._C,
     torch.utils._device.DeviceContext, torch.backends.cuda, torch.nn.attention,

@@ -167,10 +167,10 @@ def test_deep_sources():
 
 
 PIECES = (
-    ("torch", ".cuda", "()", "'cuda'", "'cuda:1'", "import torch", "\n", " ", "f'cuda:{x}'")
-    + (".to(0)", "x", "=", "if ", ":", "    ", "==", ".device.type", "lambda:", "'nccl'", "(", ")")
-    + ("\\", "#", "from torch import cuda", "async ", "match x:", "case ", "\u00e9", "\t", "[", "]")
-    + ('"""',)
+    *("torch", ".cuda", "()", "'cuda'", "'cuda:1'", "import torch", "\n", " ", "f'cuda:{x}'"),
+    *(".to(0)", "x", "=", "if ", ":", "    ", "==", ".device.type", "lambda:", "'nccl'", "(", ")"),
+    *("\\", "#", "from torch import cuda", "async ", "match x:", "case ", "\u00e9", "\t", "[", "]"),
+    '"""',
 )
 pieces = st.sampled_from(PIECES)
 sources = st.one_of(st.text(), st.lists(pieces, max_size=30).map("".join), st.binary())
