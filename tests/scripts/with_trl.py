@@ -48,7 +48,6 @@ def main():
             bf16=torch.cuda.is_bf16_supported(),
             report_to="none",
             dataloader_pin_memory=True,
-            ddp_backend="nccl",
             gradient_checkpointing=False,
             save_strategy="no",
             max_length=32,
