@@ -82,7 +82,14 @@ def test_on_the_cpu(run, script):
 @pytest.mark.parametrize("way", ["accel run", "ACCEL_AUTO"])
 def test_two_ranks_on_the_cpu(run, script, way, free_port):
     needed(script)
-    ranks = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port))
+    ranks = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port),
+    )
     if way == "accel run":
         command = ("-m", "accel", "run", "--device", "cpu", *ranks, str(SCRIPTS / f"{script}.py"))
         lines = words(run, *command)
@@ -131,7 +138,14 @@ def test_on_a_simulated_card(run, script, machine):
 def test_two_ranks_on_simulated_cards(run, script, machine, free_port):
     needed(script)
     before = simulated(machine)
-    ranks = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port))
+    ranks = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port),
+    )
     lines = words(run, *before, "-m", "accel", "run", *ranks, str(SCRIPTS / f"{script}.py"))
     assert "done" in lines
 

@@ -33,6 +33,10 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         "torch.utils.data.dataloader:DataLoader.__init__",
         lambda original: _loader(original, target),
     )
+    yield patch(
+        "transformers.integrations.accelerate:check_and_set_device_map",
+        lambda original: _device_map(original, target),
+    )
     if not target.indexed:
         for name in ("_StorageBase", "TypedStorage"):
             yield patch(f"torch.storage:{name}.pin_memory", lambda original: _itself)
@@ -56,6 +60,25 @@ def _register(module: Any, target: Target) -> Callable[[], None]:
         module._package_registry.remove(entry)
 
     return undo
+
+
+def _device_map(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
+    """`device_map="cuda"` and `{"": 0}` in transformers: numbers are CUDA's where torch has none."""
+
+    def there(value: Any) -> Any:
+        if isinstance(value, str):
+            return str(target.of(value))
+        return target.named(value) if target.indexed else target.of(value)
+
+    @functools.wraps(original)
+    def check_and_set_device_map(device_map: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(device_map, dict):
+            device_map = {name: there(value) for name, value in device_map.items()}
+        elif device_map is not None:
+            device_map = there(device_map)
+        return original(device_map, *args, **kwargs)
+
+    return check_and_set_device_map
 
 
 def _jit_load(original: Callable[..., Any], target: Target) -> Callable[..., Any]:

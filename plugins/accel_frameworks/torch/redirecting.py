@@ -24,6 +24,7 @@ from accel_frameworks.torch import (
     distributed,
     generators,
     loading,
+    norms,
     refusing,
     tensors,
 )
@@ -37,6 +38,7 @@ PARTS = (
     generators,
     loading,
     distributed,
+    norms,
     compiling,
     refusing,
 )
