@@ -41,7 +41,7 @@ def simulated(machine):
     pytest.importorskip("accel_simulator")
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("the simulated devices are compiled here, and there is no C++ compiler")
-    return ("-m", "accel", "simulate", machine, "--", _python(), "-W", "ignore")
+    return ("-m", "accel", "simulate", f"{machine}:2", "--", _python(), "-W", "ignore")
 
 
 def _python():
@@ -156,7 +156,6 @@ def test_processes_that_the_script_spawns(run, world, free_port):
     command = ("-m", "accel", "run", "--device", "cpu", str(SCRIPTS / "spawned_ddp.py"), str(world))
     lines = words(run, *command, MASTER_PORT=str(free_port))
     assert lines[-1] == "done"
-    assert len(losses(lines)) <= world or lines
 
 
 @pytest.mark.scripts

@@ -1,4 +1,4 @@
-"""SyncBatchNorm on a CPU: torch's own is CUDA code; the same sums go over torch.distributed here."""
+"""SyncBatchNorm on a CPU: torch's own is CUDA code, so the same sums are made with collectives."""
 
 from __future__ import annotations
 
