@@ -63,7 +63,7 @@ def _register(module: Any, target: Target) -> Callable[[], None]:
 
 
 def _device_map(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
-    """`device_map` in transformers, as `cuda` or `{"": 0}`: a number is CUDA's where torch has none."""
+    """transformers' `device_map`: `cuda`, `{"": 0}`. Numbers are CUDA's where torch has none."""
 
     def there(value: Any) -> Any:
         if isinstance(value, str):
