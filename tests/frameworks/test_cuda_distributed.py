@@ -26,6 +26,16 @@ assert x.tolist() == [1.5, 1.5]
 work = dist.all_reduce(x, async_op=True)
 work.wait()
 assert x.tolist() == [3, 3]
+work = dist.all_reduce(x, dist.ReduceOp.AVG, async_op=True)
+work.wait()
+work.wait()
+assert x.tolist() == [3, 3] and work.is_completed()
+half = torch.empty(1, device="cuda")
+dist.reduce_scatter_tensor(half, torch.tensor([rank, rank + 2.0]).cuda(), op=dist.ReduceOp.AVG)
+assert half.item() == [0.5, 2.5][rank]
+total = torch.tensor([rank * 2.0]).cuda()
+dist.reduce(total, 0, op=dist.ReduceOp.AVG)
+assert rank or total.item() == 1
 things = [{"rank": 0}, "text"] if rank == 0 else [None, None]
 dist.broadcast_object_list(things, src=0, device=torch.device("cuda", rank))
 assert things == [{"rank": 0}, "text"]
@@ -155,3 +165,19 @@ def test_a_backend_that_torch_does_not_know_becomes_gloo_and_is_said():
     assert "hccl is not registered" in note.message
     assert ranks.backend(None) is None
     assert ranks.backend("gloo") == "gloo"
+
+
+def test_who_lacks_an_average():
+    from accel.machine import ThisMachine
+    from accel.resolving import Capabilities
+    from accel.values import Device, Feature, Impl
+    from accel_frameworks.torch.averaging import lacks_average
+
+    device = Device(vendor="x", name="y", kind="mlu", arch="z")
+    own = [
+        Impl(feature=Feature.COLLECTIVE, name="cncl", limits={"missing_ops": ["AVG", "BAND"]}),
+        Impl(feature=Feature.COLLECTIVE, name="hccl", limits={"missing_ops": ["BAND"]}),
+    ]
+    given = Capabilities(device, own, ThisMachine())
+    found = {name: lacks_average(name, given) for name in ("cncl", "hccl", "gloo", "cpu:gloo")}
+    assert found == {"cncl": True, "hccl": False, "gloo": True, "cpu:gloo": True}

@@ -9,7 +9,7 @@ from typing import Any
 
 from accel.resolving import Capabilities
 from accel.values import Feature, Level, Note, Patch
-from accel_frameworks.torch import asking
+from accel_frameworks.torch import asking, averaging
 from accel_frameworks.torch.patches import patch
 from accel_frameworks.torch.target import KIND, Target
 
@@ -72,8 +72,8 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         yield patch(f"{C10D}:{name}", ranks.with_device)
     yield patch(f"{C10D}:barrier", ranks.barrier)
     yield patch(f"{C10D}:is_nccl_available", ranks.is_nccl_available)
-    if target.kind == "cpu":
-        yield patch(f"{C10D}:all_reduce", ranks.all_reduce)
+    for name, result in averaging.RESULT.items():
+        yield patch(f"{C10D}:{name}", averaging.replacement(result, capabilities))
     yield patch("torch.distributed.device_mesh:init_device_mesh", ranks.with_kind)
     yield patch("torch.distributed.device_mesh:DeviceMesh.__init__", ranks.method_with_kind)
     yield patch(f"{C10D}:ProcessGroup._get_backend", ranks.anywhere)
@@ -175,22 +175,6 @@ class _Ranks:
             return original(*args, **kwargs)
 
         return barrier
-
-    def all_reduce(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """gloo has no average: it is a sum, divided."""
-        import torch.distributed as dist
-
-        @functools.wraps(original)
-        def all_reduce(
-            tensor: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
-        ) -> Any:
-            if op != dist.ReduceOp.AVG or async_op or dist.get_backend(group) != EVERYWHERE:
-                return original(tensor, op, group, async_op)
-            original(tensor, dist.ReduceOp.SUM, group)
-            tensor.div_(dist.get_world_size(group))
-            return None
-
-        return all_reduce
 
     def is_nccl_available(self, original: Callable[[], bool]) -> Callable[[], bool]:
         any_library = self.target.kind == "cpu"
