@@ -241,6 +241,7 @@ def _resolve(
         prober=_prober(chosen, machine) if probe else None,
         wanted=choices,
         strict=strict,
+        chosen_by_name=bool(device or machine.env("ACCEL_DEVICE")),
     )
     for note in notes:
         capabilities.note(note)

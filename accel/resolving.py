@@ -84,7 +84,7 @@ class Capabilities:
 
     `wanted` are the user's own choices by feature; `strict` makes `settle` refuse instead of
     going down. Without a `prober` (a recorded machine, or probing switched off) decisions stay
-    at what is declared and installed.
+    at what is declared and installed. `chosen_by_name` is whether the user named the device.
     """
 
     def __init__(
@@ -96,9 +96,11 @@ class Capabilities:
         prober: Prober | None = None,
         wanted: Mapping[Feature, str] | None = None,
         strict: bool = False,
+        chosen_by_name: bool = False,
     ) -> None:
         self.device = device
         self.strict = strict
+        self.chosen_by_name = chosen_by_name
         self.wanted: Mapping[Feature, str] = dict(wanted or {})
         self._prober = prober
         self._notes: list[Note] = []

@@ -279,6 +279,35 @@ def bindings(values: Iterable[Any]) -> list[tuple[Any, Binding]]:
     return found
 
 
+class Holders:
+    """Who is bound to what, asked many times in a row; most answers are "nobody".
+
+    After the first few questions one pass remembers everything that any module is bound to. What
+    a module that was there already binds later is not seen then, and need not be.
+    """
+
+    FEW = 3
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._modules = 0
+        self._held: set[int] = set()
+
+    def of(self, value: Any) -> set[tuple[int, str]]:
+        """The names bound to `value`, each with the id of its module's namespace."""
+        self._asked += 1
+        if self._asked > self.FEW and id(value) not in self._everything():
+            return set()
+        return {(id(namespace(found.module)), found.name) for _, found in bindings([value])}
+
+    def _everything(self) -> set[int]:
+        if self._modules != len(sys.modules):
+            self._modules = len(sys.modules)
+            for module in list(sys.modules.values()):
+                self._held.update(map(id, list(namespace(module).values())))
+        return self._held
+
+
 def rebind(changes: Iterable[Rebinding]) -> list[tuple[Rebinding, Binding]]:
     """Rebind such names from each `old` to its `new`, in one pass for all; tells what it did."""
     wanted = {id(change.old): change for change in changes if change.old is not change.new}

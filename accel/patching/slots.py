@@ -139,12 +139,9 @@ class Slot:
                 self.layers.append(layer)
         return errors
 
-    def note_natives(self, value: Any) -> None:
+    def note_natives(self, value: Any, holders: importing.Holders) -> None:
         """Remember who was bound to a ready-made replacement already: theirs are left alone."""
-        self._natives = {
-            (id(importing.namespace(binding.module)), binding.name)
-            for _, binding in importing.bindings([value])
-        }
+        self._natives = holders.of(value)
 
     def keeps(self, old: Any, names: dict[str, Any], name: str) -> bool:
         """Whether a name bound to `old` is to stay as it is when the slot's face changes.
@@ -195,6 +192,7 @@ class Changes:
         self.notes: list[Note] = []
         self.origin = ""
         self._pending: dict[int, tuple[Slot, Any, Any]] = {}
+        self._holders = importing.Holders()
 
     def push(self, slot: Slot, place: Place, layer: Layer) -> None:
         """Lay `layer` on top. Whatever this raises, all is as it was before."""
@@ -245,7 +243,7 @@ class Changes:
     def _publish(self, slot: Slot) -> None:
         old, new = slot.public, slot.face()
         if new is not old and _traceable(new) and not slot.is_door(new):
-            slot.note_natives(new)
+            slot.note_natives(new, self._holders)
         slot.public = new  # before it is written: if that fails, what was written is known as ours
         for place, former in slot.places:
             here = place.own()

@@ -194,3 +194,13 @@ def training_yaml(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this host that nobody listens at."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])

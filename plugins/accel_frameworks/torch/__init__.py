@@ -1,0 +1,85 @@
+"""torch: `is_bf16_supported()` tells the truth, and scripts that say `cuda` mean what is there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from accel import hookimpl
+from accel.machine import Machine
+from accel.resolving import Capabilities
+from accel.values import Device, Feature, Patch
+
+SWITCH = "ACCEL_CUDA_NAMES"
+
+
+@hookimpl
+def accel_patches(device: Device, capabilities: Capabilities, machine: Machine) -> Iterable[Patch]:
+    """On CUDA one repair of what CUDA answers; elsewhere CUDA's names are redirected."""
+    if device.kind == "cuda":
+        return _on_cuda(capabilities)
+    if (machine.env(SWITCH) or "").lower() in ("off", "0", "no", "false"):
+        return []
+    return [
+        Patch(
+            target="torch",
+            reason="training code names CUDA outright: .cuda(), device='cuda', torch.cuda, "
+            "autocast, GradScaler, map_location, nccl",
+            seam=lambda module: _redirected(capabilities),
+            guard=lambda module: _cuda_is_here(module, capabilities),
+            distribution="torch",
+            versions=">=2.5",
+            upstream="https://docs.pytorch.org/docs/stable/accelerator.html",
+            until=f"scripts use torch.accelerator; {SWITCH}=off leaves them alone",
+        )
+    ]
+
+
+@hookimpl
+def accel_commands(app: Any) -> None:
+    """Add `accel lint`."""
+    from accel_frameworks.lint import command
+
+    command.add_to(app)
+
+
+def _redirected(capabilities: Capabilities) -> Callable[[], None]:
+    from accel_frameworks.torch.redirecting import redirect
+
+    return redirect(capabilities)
+
+
+def _cuda_is_here(torch: Any, capabilities: Capabilities) -> str | None:
+    """A reason to leave CUDA's names alone: there is CUDA, and nobody named another device."""
+    if capabilities.chosen_by_name or not torch.backends.cuda.is_built():
+        return None
+    if torch.cuda.device_count() == 0:  # asks the driver's library; makes no context
+        return None
+    return "CUDA is here too, so its names mean CUDA; name a device in auto() to redirect them"
+
+
+def _on_cuda(capabilities: Capabilities) -> list[Patch]:
+    """Only where torch's device type is the one that the question is about."""
+    if not capabilities.of(Feature.DTYPE):
+        return []
+    return [
+        Patch(
+            target="torch.cuda:is_bf16_supported",
+            reason="True on cards that only emulate bfloat16 (compute capability below 8.0), "
+            "and always True on ROCm",
+            replace=lambda original: _for_device(original, capabilities),
+            distribution="torch",
+            versions=">=2.5",
+            upstream="https://github.com/pytorch/pytorch/pull/148322",
+            until="torch's default answer leaves emulation out",
+        )
+    ]
+
+
+def _for_device(original: Callable[..., bool], capabilities: Capabilities) -> Callable[..., bool]:
+    @functools.wraps(original)
+    def is_bf16_supported(*args: Any, **kwargs: Any) -> bool:
+        return capabilities.supports(Feature.DTYPE, "bfloat16")
+
+    return is_bf16_supported
