@@ -9,18 +9,18 @@ FRAMEWORK_TESTS ?= tests/frameworks
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old lint format clean
+.PHONY: help demo test test-all test-new test-old test-kernels test-peers lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: ## install into .venv-demo, fine-tune a small model on this machine, show its answers
 	@$(make_environment) .venv-demo --extra demo $(with_torch)
 	@.venv-demo/bin/accel demo $(DEMO_ARGS)
 
 .venv-test: FORCE
-	@$(make_environment) .venv-test --extra test --extra demo --extra dev $(with_torch)
+	@$(make_environment) .venv-test --extra test --extra demo --extra dev --extra compilers $(with_torch)
 
 test: .venv-test ## install into .venv-test and run the tests, beside LLaMA-Factory 0.9.5
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
@@ -34,6 +34,14 @@ test-old: ## the framework tests beside transformers 4.51.3
 		--also "peft<0.16" --also "accelerate<1.8" $(with_torch)
 	.venv-old/bin/python -m pytest $(PYTEST_ARGS) $(FRAMEWORK_TESTS)
 
+test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels
+
+test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads (a torch of 5 GB)
+	@$(make_environment) .venv-peers --extra test --also gptqmodel==7.7.0 \
+		--also transformers==5.23.0 --also optimum==2.3.0 --torch "$(or $(TORCH),torch==2.14.1)"
+	.venv-peers/bin/python -m pytest $(PYTEST_ARGS) -m peers tests/peers
+
 test-all: test test-new test-old ## all of the above
 
 lint: .venv-test ## ruff and mypy
@@ -46,7 +54,7 @@ format: .venv-test ## let ruff lay the code out
 	.venv-test/bin/ruff check --fix .
 
 clean: ## remove what make made
-	rm -rf .venv-demo .venv-test .venv-new .venv-old demo-output .demo dist build
+	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-peers demo-output .demo dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:
