@@ -37,8 +37,9 @@ class TorchInt4Provider(Provider):
     """4 bits, on the processor.
 
     Packed: words uint8 [N / block, K, block / 2], where byte i of a block holds feature i in its
-    low and i + block / 2 in its high half; qzeros and scales as the checkpoint has them; scale and
-    zero in bfloat16 as the kernel wants them; and with act order the input features by group.
+    low and i + block / 2 in its high half; zeros and scales, exact, [2, N / block, G, 1, block / 2]
+    for the tiles, and in bfloat16 [K / group, N, 2] for the kernel; and with act order the input
+    features by group.
     """
 
     name: ClassVar[str] = "torch_int4"
@@ -77,12 +78,13 @@ class TorchInt4Provider(Provider):
                 for columns in _columns(weight.out_features, weight.in_features, block)
             ]
         )
-        packed = [words, weight.qzeros, weight.scales, _pairs(weight)]
+        zeros = _by_half(weight.zeros().to(torch.int8), block)
+        packed = [words, zeros, _by_half(weight.scales, block), _pairs(weight)]
         return packed if order is None else [*packed, order]
 
     def unpack(self, packed: Sequence[torch.Tensor], shape: Shape) -> QuantizedWeight:
-        """The words turned back; everything else was kept."""
-        words, qzeros, scales = packed[:3]
+        """Everything turned back."""
+        words, zeros, scales = packed[:3]
         order = packed[4] if len(packed) > 4 else None
         block = 2 * words.shape[-1]
         parts = []
@@ -95,8 +97,8 @@ class TorchInt4Provider(Provider):
             in_features=shape.in_features,
             out_features=shape.out_features,
             qweight=torch.cat(parts, dim=1),
-            qzeros=qzeros,
-            scales=scales,
+            qzeros=packing.pack(_from_halves(zeros), 4, dim=1),
+            scales=_from_halves(scales),
             g_idx=None if order is None else _groups(order, shape),
         )
 
@@ -154,23 +156,14 @@ class _Tiles:
     """Dense pieces of a packed weight, its input features in the order of their groups."""
 
     def __init__(self, packed: Sequence[torch.Tensor], shape: Shape, dtype: torch.dtype) -> None:
-        self.words = packed[0]
+        self.words, zeros, scales, pairs = packed[:4]
         self.block = 2 * self.words.shape[-1]
-        self.group = shape.in_features // packed[3].shape[0]
+        self.group = shape.in_features // pairs.shape[0]
         self.dtype = dtype
         repeats = shape.group_size // self.group
-        zeros = packing.unpack(packed[1], 4, shape.out_features, dim=1).to(torch.int8)
-        self._zeros = self._by_half(zeros, repeats)
-        self._scales = self._by_half(packed[2].to(dtype), repeats)
-
-    def _by_half(self, values: torch.Tensor, repeats: int) -> torch.Tensor:
-        """[G, N] -> [2, blocks, groups, 1, block / 2]."""
-        return (
-            values.repeat_interleave(repeats, 0)
-            .unflatten(1, (-1, 2, self.block // 2))
-            .permute(2, 1, 0, 3)[:, :, :, None]
-            .contiguous()
-        )
+        self._zeros = zeros if repeats == 1 else zeros.repeat_interleave(repeats, 2)
+        scales = scales.to(dtype)
+        self._scales = scales if repeats == 1 else scales.repeat_interleave(repeats, 2)
 
     def dense(self, rows: slice, columns: slice) -> torch.Tensor:
         """W[rows, columns], whole groups and blocks of it."""
@@ -178,21 +171,32 @@ class _Tiles:
         groups = slice(rows.start // self.group, rows.stop // self.group)
         first, last = columns.start // self.block, columns.stop // self.block
         tile = torch.empty(count, columns.stop - columns.start, dtype=self.dtype)
-        # Groups, features of a group, blocks, halves, features of a half.
-        parts = tile.view(-1, self.group, last - first, 2, half)
-        step = max(1, STEP_ELEMENTS // (count * half))
+        # Halves, blocks, groups, features of a group, features of a half.
+        parts = tile.view(-1, self.group, last - first, 2, half).permute(3, 2, 0, 1, 4)
+        step = max(1, STEP_ELEMENTS // (count * self.block))
         for start in range(first, last, step):
             blocks = slice(start, min(start + step, last))
-            there = slice(blocks.start - first, blocks.stop - first)
             words = self.words[blocks, rows].view(torch.int32)
-            for index in (0, 1):
-                nibbles = words >> 4 if index else words
-                values = (nibbles & NIBBLES).view(torch.int8)
-                values = values.view(blocks.stop - blocks.start, -1, self.group, half)
-                values -= self._zeros[index, blocks, groups]
-                scaled = values.to(self.dtype).mul_(self._scales[index, blocks, groups])
-                parts[:, :, there, index].permute(2, 0, 1, 3).copy_(scaled)
+            nibbles = torch.empty((2, *words.shape), dtype=torch.int32)
+            torch.bitwise_right_shift(words, 4, out=nibbles[1])
+            nibbles[0] = words
+            nibbles &= NIBBLES
+            values = nibbles.view(torch.int8).view(2, words.shape[0], -1, self.group, half)
+            values -= self._zeros[:, blocks, groups]
+            scaled = values.to(self.dtype).mul_(self._scales[:, blocks, groups])
+            parts[:, start - first : blocks.stop - first].copy_(scaled)
         return tile
+
+
+def _by_half(values: torch.Tensor, block: int) -> torch.Tensor:
+    """[G, N] -> [2, blocks, G, 1, block / 2], as the tiles want zeros and scales."""
+    halves = values.unflatten(1, (-1, 2, block // 2)).permute(2, 1, 0, 3)
+    return halves[:, :, :, None].contiguous()
+
+
+def _from_halves(halves: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_by_half`."""
+    return halves[:, :, :, 0].permute(2, 1, 0, 3).flatten(1).contiguous()
 
 
 def _computed_in(dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,6 @@
 """Run as a child, without accel: gptqmodel, or transformers with gptqmodel, on a checkpoint.
 
-    python gptqmodel_child.py read WAY FOLDER OUT    logits, and each layer's weight as it computes it
+    python gptqmodel_child.py read WAY FOLDER OUT    logits, and the weight of each layer
     python gptqmodel_child.py make SETTINGS SOURCE FOLDER    quantise SOURCE with gptqmodel
 
 A process of its own, because importing gptqmodel changes what others find in transformers.
