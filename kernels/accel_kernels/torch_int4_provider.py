@@ -72,12 +72,13 @@ class TorchInt4Provider(Provider):
         order = None
         if weight.g_idx is not None:
             order = torch.argsort(weight.g_idx.to(torch.int64), stable=True)
-        words = torch.cat(
-            [
-                _packed(_values(weight, columns, order), block)
-                for columns in _columns(weight.out_features, weight.in_features, block)
-            ]
-        )
+        parts = [
+            _turned(weight.qweight[:, columns], block)
+            if order is None
+            else _packed(_values(weight, columns, order), block)
+            for columns in _columns(weight.out_features, weight.in_features, block)
+        ]
+        words = parts[0] if len(parts) == 1 else torch.cat(parts)
         zeros = _by_half(weight.zeros().to(torch.int8), block)
         packed = [words, zeros, _by_half(weight.scales, block), _pairs(weight)]
         return packed if order is None else [*packed, order]
@@ -222,10 +223,26 @@ def _columns(count: int, other: int, multiple: int) -> Iterator[slice]:
         yield slice(start, min(start + width, count))
 
 
-def _values(weight: QuantizedWeight, columns: slice, order: torch.Tensor | None) -> torch.Tensor:
+def _values(weight: QuantizedWeight, columns: slice, order: torch.Tensor) -> torch.Tensor:
     """q of a band of output features as uint8 [K, n], the input features in `order`."""
     values = packing.unpack(weight.qweight[:, columns], 4, weight.in_features, dim=0)
-    return values if order is None else values.index_select(0, order)
+    return values.index_select(0, order)
+
+
+def _turned(words: torch.Tensor, block: int) -> torch.Tensor:
+    """int32 [K / 8, N], packed along K -> words uint8 [N / block, K, block / 2].
+
+    As `_packed`, by whole words: four of the eight rows of two halves of a block at once.
+    """
+    half = block // 2
+    low, high = words.unflatten(1, (-1, 2, half)).unbind(2)
+    turned = torch.empty(low.shape[1], low.shape[0], 4, 2, half, dtype=torch.uint8)
+    even = (low & NIBBLES) | ((high & NIBBLES) << 4)
+    odd = ((low >> 4) & NIBBLES) | (high & ~NIBBLES)
+    for index, rows in enumerate((even, odd)):
+        quads = rows.contiguous().view(torch.uint8).unflatten(-1, (half, 4))
+        turned[:, :, :, index] = quads.permute(1, 0, 3, 2)
+    return turned.flatten(1, 3)
 
 
 def _as_stored(values: torch.Tensor, packed: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
