@@ -10,7 +10,7 @@ FRAMEWORK_TESTS ?= tests/frameworks
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old test-scripts results lint format clean
+.PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers results lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -21,7 +21,7 @@ demo: ## install into .venv-demo, fine-tune a small model on this machine, show 
 	@.venv-demo/bin/accel demo $(DEMO_ARGS)
 
 .venv-test: FORCE
-	@$(make_environment) .venv-test --extra test --extra demo --extra dev $(with_torch)
+	@$(make_environment) .venv-test --extra test --extra demo --extra dev --extra compilers $(with_torch)
 
 test: .venv-test ## install into .venv-test and run the tests, beside LLaMA-Factory 0.9.5
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
@@ -38,6 +38,14 @@ test-old: ## the framework tests beside transformers 4.51.3
 test-scripts: .venv-test ## scripts written for CUDA alone: on the CPU, simulated cards, two ranks
 	.venv-test/bin/python -m pytest -n 2 -m scripts tests/frameworks/test_cuda_scripts.py
 
+test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels
+
+test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads (a torch of 5 GB)
+	@$(make_environment) .venv-peers --extra test --also gptqmodel==7.7.0 \
+		--also transformers==5.23.0 --also optimum==2.3.0 --torch "$(or $(TORCH),torch==2.14.1)"
+	.venv-peers/bin/python -m pytest $(PYTEST_ARGS) -m peers tests/peers
+
 test-all: test test-new test-old ## all of the above
 
 results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
@@ -53,7 +61,7 @@ format: .venv-test ## let ruff lay the code out
 	.venv-test/bin/ruff check --fix .
 
 clean: ## remove what make made
-	rm -rf .venv-demo .venv-test .venv-new .venv-old demo-output .demo dist build
+	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-peers demo-output .demo dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

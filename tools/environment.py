@@ -28,7 +28,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "2.13.0"
 STAMP = "accel-environment.json"
-SPACE = 4_000_000_000
+SPACE = 5_000_000_000
+COMPILERS = "compilers"
+"""The extra with Triton and NVRTC, for a torch that comes without; a vendor's Triton must stay."""
 BEAT = 15.0
 
 NODES = {
@@ -202,7 +204,7 @@ class Environment:
             "import importlib.metadata as m\n"
             "for d in m.distributions():\n"
             "    n = (d.metadata['Name'] or '').lower()\n"
-            "    if n == 'torch' or n.startswith(('torch-', 'torch_', 'triton')):\n"
+            "    if n == 'torch' or n.startswith(('torch-', 'torch_')) or 'triton' in n:\n"
             "        print(f'{n}=={d.version}')\n"
         )
         done = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
@@ -210,7 +212,13 @@ class Environment:
         self.constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"  keeping {', '.join(lines)}", flush=True)
 
+    def lacking(self, extras: Sequence[str]) -> list[str]:
+        """The extras less COMPILERS where the torch has brought a Triton of its own."""
+        kept = self.constraints.read_text(encoding="utf-8")
+        return [extra for extra in extras if extra != COMPILERS or "triton" not in kept]
+
     def install_project(self, extras: Sequence[str], also: Sequence[str]) -> None:
+        extras = self.lacking(extras)
         project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
         must(
             f"installing accel with its extras {', '.join(extras)} {' '.join(also)}".rstrip(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,18 @@ SIZES: dict[str, Any] = {
 }
 
 
-def plain(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
-    """A model of `kind` (llama; qwen2, which has biases) with its head not tied, saved."""
+def plain(
+    folder: Path,
+    kind: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    changes: Mapping[str, Any] | None = None,
+) -> Path:
+    """A model of `kind` (llama; qwen2, which has biases), its head not tied unless changed so."""
     import transformers
 
     names = {"llama": "Llama", "qwen2": "Qwen2"}
-    config = getattr(transformers, f"{names[kind]}Config")(**SIZES, tie_word_embeddings=False)
+    sizes = {**SIZES, "tie_word_embeddings": False, **(changes or {})}
+    config = getattr(transformers, f"{names[kind]}Config")(**sizes)
     torch.manual_seed(0)
     model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
     with torch.no_grad():
