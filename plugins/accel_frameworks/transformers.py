@@ -9,7 +9,7 @@ from typing import Any
 from accel import hookimpl
 from accel.resolving import Capabilities
 from accel.values import Device, Feature, Patch
-from accel_frameworks import attention, precision
+from accel_frameworks import arguments, attention, flash, old_transformers, rescue
 from accel_frameworks.optional import Optional
 
 IMPORT_UTILS = "transformers.utils.import_utils"
@@ -27,7 +27,14 @@ def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]
         for name, without in COMPANIONS.items()
         for patch in _companion(Optional(name, capabilities, without=without))
     ]
-    return [*patches, *_precision(capabilities), *_attention(capabilities)]
+    return [
+        *patches,
+        *_precision(capabilities),
+        *_attention(capabilities),
+        *flash.patches(capabilities),
+        *old_transformers.patches(capabilities),
+        *rescue.patches(capabilities),
+    ]
 
 
 def _companion(package: Optional) -> list[Patch]:
@@ -134,7 +141,7 @@ def _settled_arguments(
 ) -> Callable[..., None]:
     @functools.wraps(original)
     def post_init(self: Any) -> None:
-        precision.settle_flags(self, capabilities, type(self).__name__)
+        arguments.settle(self, capabilities)
         original(self)
 
     return post_init
@@ -145,7 +152,7 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
     if not decisions:
         return []
     reason = "an attention that the device lacks ends in ImportError or ValueError"
-    patches = [
+    return [
         Patch(
             target="transformers.modeling_utils:PreTrainedModel"
             "._check_and_adjust_attn_implementation",
@@ -168,9 +175,6 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             until="transformers before 4.53 is no longer used",
         ),
     ]
-    if any(d.accepted and d.name.startswith("flash_attention") for d in decisions):
-        patches.append(_sink_guard())
-    return patches
 
 
 def _checked(original: Callable[..., str], capabilities: Capabilities) -> Callable[..., str]:
@@ -203,47 +207,3 @@ def _autoset(original: Any, capabilities: Capabilities) -> Any:
 
     functools.update_wrapper(autoset, function)
     return classmethod(autoset)
-
-
-def _sink_guard() -> Patch:
-    return Patch(
-        target="transformers.modeling_utils",
-        reason="FlashAttention calls s_aux.to() although models without attention sinks pass None",
-        seam=_register_guarded,
-        distribution="transformers",
-        versions="==5.6.0",
-        upstream="https://github.com/huggingface/transformers/issues/45588",
-        until="transformers 5.6.0 is no longer used",
-    )
-
-
-class _NoSink:
-    """Says None when it is converted, which is what the callee takes for no sink."""
-
-    def to(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _register_guarded(module: Any) -> Callable[[], None]:
-    interface = module.AttentionInterface
-    before = {
-        name: function
-        for name, function in interface._global_mapping.items()
-        if name.startswith("flash_attention")
-    }
-    for name, function in before.items():
-        interface.register(name, _guarded(function))
-
-    def undo() -> None:
-        for name, function in before.items():
-            interface.register(name, function)
-
-    return undo
-
-
-def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def flash_attention(*args: Any, s_aux: Any = None, **kwargs: Any) -> Any:
-        return function(*args, s_aux=_NoSink() if s_aux is None else s_aux, **kwargs)
-
-    return flash_attention
