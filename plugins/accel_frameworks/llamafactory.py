@@ -11,7 +11,8 @@ from typing import Any
 from accel import hookimpl
 from accel.resolving import Capabilities
 from accel.values import Device, Feature, Level, Note, Patch
-from accel_frameworks import llamafactory_device, llamafactory_flags, llamafactory_rank
+from accel_frameworks import llamafactory_device, llamafactory_flags
+from accel_frameworks.ranks import start_llamafactory
 
 DISTRIBUTION = "llamafactory"
 VERSIONS = ">=0.9.4,<0.10"
@@ -67,7 +68,7 @@ def _ranks(capabilities: Capabilities) -> list[Patch]:
         target="llamafactory.launcher:__file__",
         reason="the file it has torchrun start in each rank knows nothing of accel; where torch "
         "may not load its bridges, nothing else would repair the rank",
-        replace=lambda original: llamafactory_rank.__file__,
+        replace=lambda original: start_llamafactory.__file__,
         distribution=DISTRIBUTION,
         versions=VERSIONS,
         upstream=upstream,

@@ -55,7 +55,8 @@ def patches(capabilities: Capabilities) -> list[Patch]:
             versions=">=4.51,<4.55",
             upstream="https://github.com/huggingface/transformers/issues/38095",
             until="transformers before 4.55 is no longer used",
-            symptom="ImportError: cannot import name 'amp' from 'apex'",
+            symptom="ModuleNotFoundError: No module named 'pyramid_mailer', or ImportError: cannot "
+            "import name 'amp' from 'apex'",
         ),
     ]
 

@@ -6,10 +6,10 @@ import importlib.util
 import json
 
 import pytest
-from fw_support import needs
 
 from accel.errors import AccelError, InputError
 from accel_frameworks import llamafactory_command as command
+from fw_support import needs
 
 
 @pytest.fixture
