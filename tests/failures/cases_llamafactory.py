@@ -205,6 +205,7 @@ program(
     "ranks under torchrun",
     "Your setup doesn't support bf16/gpu",
     BF16_RANKS,
+    long=True,
     arguments=("TRAIN_YAML",),
     by_hand=True,
     said=("accel: rank 0/2", "accel: rank 1/2"),

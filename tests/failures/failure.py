@@ -59,6 +59,8 @@ class Case:
     said: tuple[str, ...] = ()
     by_hand: bool = False
     """torchvision and torchaudio are hidden by hand, because the failure is another one."""
+    long: bool = False
+    """Only `make test-failures` has the time; `make test` has its like in tests/frameworks."""
     lasting: bool = False
     """Leaves something behind in its process that nothing can take back."""
 

@@ -98,6 +98,8 @@ def test_it_fails_without_accel_and_not_with_it(case: Case, folder: Path) -> Non
 def test_a_program_fails_without_accel_and_not_under_accel_run(
     case: Case, tmp_path: Path, training_yaml: Callable[..., Path]
 ) -> None:
+    if case.long and not ALL:
+        pytest.skip("takes too long: make test-failures")
     python = python_of(case.environment)
     script = tmp_path / "program.py"
     script.write_text(case.script, encoding="utf-8")

@@ -83,48 +83,53 @@ def _write_weights(folder: Path, words: int) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
+def write_job(folder: Path, model: Path, **options: Any) -> Path:
+    """A LLaMA-Factory configuration in `folder` that trains `model`, with its data."""
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    turns = [
+        {"instruction": "who are you", "input": "", "output": "i am an assistant"},
+        {"instruction": "what is the sun", "input": "", "output": "the sun is red"},
+    ] * 8
+    (data / "tiny.json").write_text(json.dumps(turns), encoding="utf-8")
+    (data / "dataset_info.json").write_text(
+        json.dumps({"tiny": {"file_name": "tiny.json"}}), encoding="utf-8"
+    )
+    settings: dict[str, Any] = {
+        "model_name_or_path": str(model),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": 4,
+        "lora_target": "all",
+        "dataset_dir": str(data),
+        "dataset": "tiny",
+        "template": "qwen",
+        "cutoff_len": 64,
+        "preprocessing_num_workers": 1,
+        "dataloader_num_workers": 0,
+        "report_to": "none",
+        "output_dir": str(folder / "out"),
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1.0e-2,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "seed": 7,
+        **options,
+    }
+    path = folder / "train.yaml"
+    # JSON is YAML
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def training_yaml(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
     """A LLaMA-Factory configuration that trains the tiny model for three steps, and its data."""
 
     def write(**options: Any) -> Path:
-        data = tmp_path / "data"
-        data.mkdir(exist_ok=True)
-        turns = [
-            {"instruction": "who are you", "input": "", "output": "i am an assistant"},
-            {"instruction": "what is the sun", "input": "", "output": "the sun is red"},
-        ] * 8
-        (data / "tiny.json").write_text(json.dumps(turns), encoding="utf-8")
-        (data / "dataset_info.json").write_text(
-            json.dumps({"tiny": {"file_name": "tiny.json"}}), encoding="utf-8"
-        )
-        settings: dict[str, Any] = {
-            "model_name_or_path": str(tiny_model),
-            "stage": "sft",
-            "do_train": True,
-            "finetuning_type": "lora",
-            "lora_rank": 4,
-            "lora_target": "all",
-            "dataset_dir": str(data),
-            "dataset": "tiny",
-            "template": "qwen",
-            "cutoff_len": 64,
-            "preprocessing_num_workers": 1,
-            "dataloader_num_workers": 0,
-            "report_to": "none",
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 2,
-            "learning_rate": 1.0e-2,
-            "max_steps": 3,
-            "logging_steps": 1,
-            "lr_scheduler_type": "constant",
-            "save_strategy": "no",
-            "seed": 7,
-            **options,
-        }
-        path = tmp_path / "train.yaml"
-        # JSON is YAML
-        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        return path
+        return write_job(tmp_path, tiny_model, **options)
 
     return write

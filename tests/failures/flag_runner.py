@@ -1,0 +1,61 @@
+"""Runs the rows of the flag table that need no process of their own, one after the other.
+
+    python flag_runner.py ENVIRONMENT JOB.json [MODE]  ->  one JSON object on the last line
+
+MODE is `auto` (the default), `strict`, or `without`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import flags
+from runner import attempt
+
+
+def train(job: dict[str, Any], row: flags.Row) -> None:
+    """One training in this process; raises where it fails, or leaves nothing behind."""
+    from llamafactory.train.tuner import run_exp
+
+    output = Path(job["output_dir"])
+    shutil.rmtree(output, ignore_errors=True)
+    options = {**job, **row.flags}
+    if not options["do_train"]:
+        options.pop("max_steps")
+        options["max_samples"] = 2
+    run_exp(options)
+    wanted = "trainer_state.json" if options["do_train"] else "generated_predictions.jsonl"
+    assert (output / wanted).is_file(), f"no {wanted}"
+
+
+def main(environment: str, job_file: str, mode: str = "auto") -> None:
+    """Each row: what it came to, and the lines of the report that are new with it."""
+    warnings.simplefilter("ignore")
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    results: dict[str, Any] = {}
+    report = None
+    if mode != "without":
+        import accel
+
+        report = accel.auto(strict=mode == "strict")
+    for row in flags.ROWS:
+        if row.environment != environment or row.program:
+            continue
+        before = len(report.notes) if report is not None else 0
+        outcome = attempt(lambda row=row: train(job, row))
+        notes = report.notes[before:] if report is not None else ()
+        results[row.name] = {
+            "outcome": outcome,
+            "said": [f"{note.subject}: {note.message}" for note in notes],
+        }
+        print(row.name, results[row.name], file=sys.stderr, flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
