@@ -4,12 +4,13 @@ PYTHON ?= python3
 TORCH ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
+FLAGS_ARGS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
 
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old lint format clean
+.PHONY: help demo test test-all test-new test-old test-failures flags lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -34,6 +35,15 @@ test-old: ## the framework tests beside transformers 4.51.3
 		--also "peft<0.16" --also "accelerate<1.8" $(with_torch)
 	.venv-old/bin/python -m pytest $(PYTEST_ARGS) $(FRAMEWORK_TESTS)
 
+.venv-failures: .venv-test
+	@.venv-test/bin/python tests/failures/make_environments.py
+
+test-failures: .venv-failures ## every known failure, red without accel and green with it
+	ACCEL_FAILURES=1 .venv-test/bin/python -m pytest $(PYTEST_ARGS) tests/failures
+
+flags: .venv-failures ## LLaMA-Factory's flags with SmolLM2-135M on this machine, before and after
+	@PYTHONPATH=tests/failures .venv-test/bin/python tests/failures/flags_table.py $(FLAGS_ARGS)
+
 test-all: test test-new test-old ## all of the above
 
 lint: .venv-test ## ruff and mypy
@@ -46,7 +56,7 @@ format: .venv-test ## let ruff lay the code out
 	.venv-test/bin/ruff check --fix .
 
 clean: ## remove what make made
-	rm -rf .venv-demo .venv-test .venv-new .venv-old demo-output .demo dist build
+	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-failures demo-output .demo dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

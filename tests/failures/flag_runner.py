@@ -7,7 +7,9 @@ MODE is `auto` (the default), `strict`, or `without`.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -43,11 +45,15 @@ def main(environment: str, job_file: str, mode: str = "auto") -> None:
         import accel
 
         report = accel.auto(strict=mode == "strict")
+    importlib.import_module("llamafactory.train.tuner")  # what it says of itself is no flag's
     for row in flags.ROWS:
         if row.environment != environment or row.program:
             continue
         before = len(report.notes) if report is not None else 0
+        kept = dict(os.environ)  # fp8 leaves its precision behind, for the next training
         outcome = attempt(lambda row=row: train(job, row))
+        os.environ.clear()
+        os.environ.update(kept)
         notes = report.notes[before:] if report is not None else ()
         results[row.name] = {
             "outcome": outcome,
