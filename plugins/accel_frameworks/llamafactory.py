@@ -11,7 +11,7 @@ from typing import Any
 from accel import hookimpl
 from accel.resolving import Capabilities
 from accel.values import Device, Feature, Level, Note, Patch
-from accel_frameworks import llamafactory_device, llamafactory_flags
+from accel_frameworks import llamafactory_device, llamafactory_flags, llamafactory_webui
 from accel_frameworks.ranks import start_llamafactory
 
 DISTRIBUTION = "llamafactory"
@@ -38,6 +38,7 @@ def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]
     if capabilities.of(Feature.DTYPE):
         patches.append(_flags(capabilities))
     patches += llamafactory_flags.patches(capabilities)
+    patches += llamafactory_webui.patches(capabilities)
     return [*patches, *llamafactory_device.patches(capabilities)]
 
 

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
             job = write_job(Path(folder), model, row)
             started = time.monotonic()
             before = run(row, job, repaired=False)
+            shutil.rmtree(job.parent / "out", ignore_errors=True)
             after = run(row, job, repaired=True)
         good = judged(row, before, after)
         wrong += not good
