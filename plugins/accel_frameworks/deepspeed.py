@@ -56,10 +56,10 @@ def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]
             distribution="accelerate",
             versions=">=1.0",
             parameters=("config_file_or_dict",),
-            upstream="https://github.com/deepspeedai/DeepSpeed/issues/6892",
+            upstream="https://www.deepspeed.ai/docs/config-json/",
             until="DeepSpeed settles its configuration for the device",
-            symptom="ValueError: Type bf16 is not supported on your device.; or AssertionError: "
-            "CUDA_HOME does not exist, unable to compile CUDA op(s)",
+            symptom="ValueError: Type bf16 is not supported on your device.; "
+            "MissingCUDAException: CUDA_HOME does not exist, unable to compile CUDA op(s)",
         )
     ]
     if device.kind in KINDS:

@@ -179,6 +179,7 @@ def _attention(capabilities: Capabilities) -> Patch:
         upstream="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/"
         "src/llamafactory/model/model_utils/attention.py#L86",
         until="LLaMA-Factory falls back by itself for every flash_attn",
+        symptom="NotImplementedError: Unknown attention type: fa3",
     )
 
 

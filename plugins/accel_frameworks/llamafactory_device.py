@@ -43,8 +43,8 @@ def patches(capabilities: Capabilities) -> list[Patch]:
                 versions=VERSIONS,
                 upstream=ISSUE,
                 until="LLaMA-Factory asks torch.accelerator",
-                symptom="ValueError: Found multiple devices on a card that LLaMA-Factory does not "
-                "know: `device_map` says cpu, or two cards silently train as one",
+                symptom="a device that LLaMA-Factory does not know: the model is loaded to the "
+                "CPU, and two cards silently train as one",
                 optional=name == "is_accelerator_available",
             )
             for name, answer in answers.items()

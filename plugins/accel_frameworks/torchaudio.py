@@ -35,7 +35,8 @@ def accel_patches(capabilities: Capabilities) -> Iterable[Patch]:
             upstream="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/"
             "src/llamafactory/data/mm_plugin.py#L30",
             until="LLaMA-Factory imports torchaudio only for audio",
-            symptom="OSError: Could not load this library: .../torchaudio/lib/_torchaudio.abi3.so",
+            symptom="OSError: libc10_cuda.so: cannot open shared object file: No such file or "
+            "directory, from import torchaudio in llamafactory/data/mm_plugin.py",
         )
     ]
 

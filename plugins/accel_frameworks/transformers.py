@@ -19,6 +19,15 @@ COMPANIONS = {
 }
 
 
+COMPANION_SYMPTOMS = {
+    "torchvision": "ModuleNotFoundError: Could not import module 'PreTrainedModel'. Are this "
+    "object's requirements defined correctly?; before it RuntimeError: operator torchvision::nms "
+    "does not exist",
+    "torchaudio": "OSError: libc10_cuda.so: cannot open shared object file, or OSError: Could not "
+    "load this library, while a model is loaded",
+}
+
+
 @hookimpl
 def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]:
     """For every device: what differs is asked of `capabilities` when it is needed."""
@@ -53,6 +62,7 @@ def _companion(package: Optional) -> list[Patch]:
             versions=">=4.51",
             upstream="https://github.com/huggingface/diffusers/issues/9109",
             until="transformers takes an optional package that cannot be imported as absent",
+            symptom=COMPANION_SYMPTOMS[package.name],
         ),
         Patch(
             target=IMPORT_UTILS,
@@ -124,6 +134,10 @@ def _precision(capabilities: Capabilities) -> list[Patch]:
             parameters=("self",),
             upstream="https://github.com/hiyouga/LLaMA-Factory/issues/9025",
             until="TrainingArguments takes the precision that the device has",
+            symptom="ValueError: Your setup doesn't support bf16/gpu. You need to assign use_cpu; "
+            "ValueError: --tf32 requires Ampere or a newer GPU arch; ValueError: Default process "
+            "group has not been initialized, with ddp_backend; ValueError: Trainer tried to "
+            "instantiate apex FusedAdam but apex is not installed!",
         ),
     ]
 
@@ -163,6 +177,8 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             parameters=("attn_implementation",),
             upstream="https://github.com/huggingface/transformers/issues/31877",
             until="transformers falls back by itself, and says so",
+            symptom="ImportError: FlashAttention2 has been toggled on, but it cannot be used due "
+            "to the following error",
         ),
         Patch(
             target="transformers.modeling_utils:PreTrainedModel._autoset_attn_implementation",

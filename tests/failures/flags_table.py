@@ -1,8 +1,11 @@
 """`make flags`: every row of the flag table through `accel llamafactory train`, before and after.
 
-    python tests/failures/flags_table.py [--model FOLDER] [--only WORD] [--json] [--write FILE]
+    python tests/failures/flags_table.py [--model FOLDER] [--only WORD] [--apart] [--json]
+                                         [--write FILE]
 
-Without --model it is SmolLM2-135M-Instruct, fetched as `make demo` does. Two steps a row.
+Without --model it is SmolLM2-135M-Instruct, fetched as `make demo` does. Two steps a row. Rows
+share a process where they can, one without accel and one with it for each environment; with
+`--apart` each row has two of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,8 +64,6 @@ def smollm2(cache: Path) -> Path:
 
 def surroundings(environment: str, variables: Mapping[str, str], by_hand: bool = False) -> Any:
     """A child's environment, as in test_failures."""
-    import tempfile
-
     import test_failures
 
     folder = Path(tempfile.gettempdir()) / f"accel-flags-{os.getuid()}"
@@ -91,6 +93,55 @@ def run(row: flags.Row, job: Path, *, repaired: bool, strict: bool = False) -> E
     return Ended(False, error_of(output, row.before if not repaired else row.said), said)
 
 
+def together(rows: Sequence[flags.Row], model: Path) -> dict[str, tuple[Ended, Ended]]:
+    """The rows that need no process of their own, in two processes for each environment."""
+    found: dict[str, tuple[Ended, Ended]] = {}
+    for environment in sorted({row.environment for row in rows}):
+        own = [row for row in rows if row.environment == environment]
+        modes = [in_one(environment, mode, own, model) for mode in ("without", "auto")]
+        for row in own:
+            found[row.name] = (ended(row, modes[0], False), ended(row, modes[1], True))
+    return found
+
+
+def in_one(environment: str, mode: str, rows: Sequence[flags.Row], model: Path) -> Any:
+    """flag_runner's results for these rows."""
+    print(f"{len(rows)} rows in {environment}, {mode} ...", file=sys.stderr, flush=True)
+    python = str(failure.folder_of(environment) / "bin" / "python")
+    bare = flags.Row("", {}, "")
+    with tempfile.TemporaryDirectory() as folder:
+        job = write_job(Path(folder), model, bare)
+        done = subprocess.run(
+            [
+                python,
+                str(failure.HERE / "flag_runner.py"),
+                environment,
+                str(job),
+                mode,
+                *(row.name for row in rows),
+            ],
+            cwd=folder,
+            env=surroundings(environment, {}, by_hand=mode == "without"),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS * 3,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(done.stderr[-4000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ended(row: flags.Row, results: Any, repaired: bool) -> Ended:
+    """A row's part of them."""
+    found = results[row.name]
+    text = found["outcome"] + "\n" + "\n".join(found["said"])
+    said = bool(row.said) and row.said in text
+    if found["outcome"] == "ok":
+        return Ended(True, "ends well", said)
+    return Ended(False, error_of(found["outcome"], row.said if repaired else row.before), said)
+
+
 def error_of(output: str, wanted: str) -> str:
     """The line that says what went wrong: the one expected, or the last that looks like it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -113,24 +164,28 @@ def write_job(folder: Path, model: Path, row: flags.Row) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """The table; 1 where a row did not end as it should."""
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--cache", type=Path, default=failure.ROOT / ".demo")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--apart", action="store_true", help="two processes for each row")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, help="a Markdown file to write the table to")
     given = parser.parse_args(arguments)
     model = (given.model or smollm2(given.cache)).resolve()
+    wanted = [row for row in flags.ROWS if given.only in row.name]
+    shared = {} if given.apart else together([row for row in wanted if not row.program], model)
     rows, wrong = [], 0
-    for row in [row for row in flags.ROWS if given.only in row.name]:
-        with tempfile.TemporaryDirectory() as folder:
-            job = write_job(Path(folder), model, row)
-            started = time.monotonic()
-            before = run(row, job, repaired=False)
-            shutil.rmtree(job.parent / "out", ignore_errors=True)
-            after = run(row, job, repaired=True)
+    for row in wanted:
+        started = time.monotonic()
+        if row.name in shared:
+            before, after = shared[row.name]
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                job = write_job(Path(folder), model, row)
+                before = run(row, job, repaired=False)
+                shutil.rmtree(job.parent / "out", ignore_errors=True)
+                after = run(row, job, repaired=True)
         good = judged(row, before, after)
         wrong += not good
         rows.append({"flag": row.name, "before": before.words, "after": told(row, after)})
