@@ -7,6 +7,7 @@ that does. And scripts that were written for a card import its bridge on their f
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import linecache
 import os
@@ -46,12 +47,17 @@ def accel_patches(capabilities: Capabilities) -> Iterable[Patch]:
 
 def bridges() -> dict[str, str]:
     """The packages that torch loads as bridges, each with the name of the function it calls."""
-    found = {}
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        package = entry.module.partition(".")[0]
-        if package != OWN:
-            found[package] = entry.attr
-    return found
+    return dict(_bridges(tuple(sys.path)))
+
+
+@functools.cache
+def _bridges(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    # cached, because it reads the metadata of everything that is installed
+    found = [
+        (entry.module.partition(".")[0], entry.attr)
+        for entry in importlib.metadata.entry_points(group=GROUP)
+    ]
+    return tuple((package, function) for package, function in found if package != OWN)
 
 
 def install(capabilities: Capabilities, found: dict[str, str]) -> Callable[[], None]:
