@@ -32,6 +32,8 @@ def accel_patches(capabilities: Capabilities) -> Iterable[Patch]:
     return [
         Patch(
             target="sys",
+            distribution="torch",
+            versions=">=2.5",
             reason="torch loads every installed bridge to a card while it is imported, and one "
             "whose driver or toolkit is missing makes `import torch` itself raise; a script "
             "written for that card imports it on its first lines",
