@@ -144,6 +144,8 @@ def _dtype(model: Any, capabilities: Capabilities) -> tuple[str, str] | None:
 
 def _again(trainer: Any, model: Any, inputs: Any) -> list[tuple[str, str] | None]:
     """The same batch once more, watching every module; and once with plain attention."""
+    if not isinstance(inputs, Mapping):
+        return []
     first = _first_lost(trainer, model, inputs)
     if first is None:
         return []

@@ -8,6 +8,7 @@ effective batch are as they were.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,9 @@ from accel_frameworks import diagnosing
 
 TRAINER = "transformers.trainer:Trainer"
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cudaErrorMemoryAllocation")
+PLAIN_COPY = "modules_to_save"
+"""peft's copies of plain modules, which do not convert their input as its adapters do."""
+
 SYNCHRONOUS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP")
 """Ways of training in which every forward pass is a conversation between the ranks."""
 
@@ -56,7 +60,8 @@ def patches(capabilities: Capabilities) -> list[Patch]:
 def _trained(original: Callable[..., Any], capabilities: Capabilities) -> Callable[..., Any]:
     @functools.wraps(original)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        in_float32(self.model, bool(self.args.fp16), capabilities)
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):  # they keep copies of their own
+            in_float32(self.model, bool(self.args.fp16), capabilities)
         if self.args.auto_find_batch_size:
             return original(self, *args, **kwargs)
         step = TrainingStep(self, capabilities)
@@ -98,16 +103,15 @@ def in_float32(model: Any, mixed: bool, capabilities: Capabilities) -> int:
 
     if model is None:
         return 0
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    half = [p for p in parameters if p.dtype is torch.float16]
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    half = [name for name, p in trainable.items() if p.dtype is torch.float16]
+    if not mixed and not all(p.requires_grad for p in model.parameters()):
+        adapters = hasattr(model, "peft_config")
+        half = [name for name in half if adapters and PLAIN_COPY not in name]
     if not half:
         return 0
-    adapters = hasattr(model, "peft_config")
-    whole = all(p.requires_grad for p in model.parameters())
-    if not (mixed or adapters or whole):
-        return 0
-    for parameter in half:
-        parameter.data = parameter.data.to(torch.float32)
+    for name in half:
+        trainable[name].data = trainable[name].data.to(torch.float32)
     capabilities.note(
         Note(
             level=Level.INFO,
@@ -233,6 +237,7 @@ class TrainingStep(_Pieces):
     def _one(self, model: Any, inputs: Any, items: Any, weight: float = 1.0) -> Any:
         """One call of the original, its loss times `weight`."""
         accelerator = self.trainer.accelerator
+        own = vars(accelerator).get("backward")
         backward = accelerator.backward
 
         def weighted(loss: Any, **kwargs: Any) -> None:
@@ -243,9 +248,12 @@ class TrainingStep(_Pieces):
         accelerator.backward = weighted
         try:
             # a copy: some trainers take entries out of it
-            loss = self.original(model, dict(inputs), num_items_in_batch=items)
+            loss = self.original(model, copy.copy(inputs), num_items_in_batch=items)
         finally:
-            accelerator.backward = backward
+            if own is None:
+                del accelerator.backward
+            else:
+                accelerator.backward = own
         return loss * weight
 
     def _pieces(self, model: Any, inputs: Any, items: Any) -> Any:
@@ -278,7 +286,9 @@ class TrainingStep(_Pieces):
     def _may_repeat(self) -> bool:
         """Not where other ranks already wait for this one's gradients."""
         alone = int(getattr(self.trainer.args, "world_size", 1)) == 1
-        return alone or not (self.synchronous() or self._in_backward)
+        if self.synchronous():  # and gradients that are not in `.grad`
+            return alone and not self._in_backward
+        return alone or not self._in_backward
 
     def _start_window_again(self, model: Any) -> None:
         """Gradients as before the failed attempt: away with them, and the steps before once more.

@@ -85,6 +85,18 @@ def test_adapters_only_where_they_can_take_it(capable):
     assert layer[1].weight.dtype is torch.float32
 
 
+def test_an_adapter_s_plain_copies_stay(capable):
+    layer = torch.nn.ModuleDict(
+        {"base": torch.nn.Linear(2, 2), "lora_A": torch.nn.Linear(2, 2)},
+    ).half()
+    layer["modules_to_save"] = torch.nn.Linear(2, 2).half()
+    layer["base"].requires_grad_(False)
+    layer.peft_config = {}
+    assert rescue.in_float32(layer, False, capable()) == 2
+    assert layer["lora_A"].weight.dtype is torch.float32
+    assert layer["modules_to_save"].weight.dtype is torch.float16
+
+
 def test_other_errors_are_not_explained(capable):
     assert diagnosing.explain(RuntimeError("shape mismatch"), capable()) is None
 
