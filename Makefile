@@ -5,12 +5,14 @@ TORCH ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
 RESULTS ?=
+FLAGS_ARGS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
 
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers results lint format clean
+.PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers test-failures flags results
+.PHONY: lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -46,6 +48,15 @@ test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads 
 		--also transformers==5.23.0 --also optimum==2.3.0 --torch "$(or $(TORCH),torch==2.14.1)"
 	.venv-peers/bin/python -m pytest $(PYTEST_ARGS) -m peers tests/peers
 
+.venv-failures: .venv-test
+	@.venv-test/bin/python tests/failures/make_environments.py
+
+test-failures: .venv-failures ## every known failure, red without accel and green with it
+	ACCEL_FAILURES=1 .venv-test/bin/python -m pytest $(PYTEST_ARGS) tests/failures
+
+flags: .venv-failures ## LLaMA-Factory's flags with SmolLM2-135M on this machine, before and after
+	@PYTHONPATH=tests/failures .venv-test/bin/python tests/failures/flags_table.py $(FLAGS_ARGS)
+
 test-all: test test-new test-old ## all of the above
 
 results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
@@ -61,7 +72,7 @@ format: .venv-test ## let ruff lay the code out
 	.venv-test/bin/ruff check --fix .
 
 clean: ## remove what make made
-	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-peers demo-output .demo dist build
+	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-peers .venv-failures demo-output .demo dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

@@ -186,6 +186,8 @@ class Patch(Value):
     guard: Callable[[Any], str | None] | None = field(default=None, compare=False)
     upstream: str = ""
     until: str = ""
+    symptom: str = ""
+    """What a user sees without the patch, with the text of the error, so that a search finds it."""
     optional: bool = False
     """The target may well be absent (a module that only some versions have): no line if it is."""
     owner: str = ""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from accel.hookspecs import hookimpl
 from accel.machine import Machine
-from accel.values import Device, Impl
+from accel.values import Device, Impl, Patch
 from accel_nvidia.evidence import present
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
@@ -58,6 +58,16 @@ class Family:
         from accel_nvidia.doctoring import examine
 
         return examine(machine, own)
+
+    @hookimpl
+    def accel_patches(self, device: Device, machine: Machine) -> Iterable[Patch]:
+        """What Triton needs for an architecture that is younger than it is."""
+        if device.vendor != "nvidia":
+            return ()
+        from accel_nvidia.assembling import patches
+        from accel_nvidia.knowledge import family_of
+
+        return patches(device, machine) if family_of(device.arch) == self.name else ()
 
 
 pascal = Family("pascal")
