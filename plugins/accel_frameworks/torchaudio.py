@@ -19,8 +19,6 @@ TYPE_CHECKING = False  # typing itself is not imported for the sake of annotatio
 if TYPE_CHECKING:
     from importlib.abc import Loader as AbstractLoader
     from importlib.abc import MetaPathFinder
-    from importlib.machinery import ModuleSpec
-    from typing import Any
 
     from accel.resolving import Capabilities
 else:  # importing the abstract classes costs more than they give

@@ -188,4 +188,5 @@ def processors(device: Device) -> int | None:
 def facts() -> Mapping[str, Any]:
     """`cards.toml`."""
     text = importlib.resources.files("accel_simulator").joinpath("cards.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    found: dict[str, Any] = tomllib.loads(text)
+    return found

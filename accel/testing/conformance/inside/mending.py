@@ -60,7 +60,7 @@ def undo(name: str, distribution: str) -> Iterator[dict[str, Any]]:
 
 
 def _import(module: str) -> None:
-    guarded(functools.partial(importlib.import_module, module), _IMPORT_SECONDS)
+    guarded([functools.partial(importlib.import_module, module)], _IMPORT_SECONDS)
 
 
 def _mend(known: Plugins, here: Machine) -> Journal:
