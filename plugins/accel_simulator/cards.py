@@ -17,7 +17,7 @@ from accel_simulator.machine import SimulatedMachine
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - the oldest Python we support
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 KINDS = ("cuda", "xpu", "npu", "mlu", "musa")
 """torch device types that can be simulated."""
@@ -176,4 +176,5 @@ def processors(device: Device) -> int | None:
 def facts() -> Mapping[str, Any]:
     """`cards.toml`."""
     text = importlib.resources.files("accel_simulator").joinpath("cards.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    found: Mapping[str, Any] = tomllib.loads(text)
+    return found

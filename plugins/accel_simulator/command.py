@@ -1,4 +1,4 @@
-"""`accel simulate MACHINE -- COMMAND`: a command and its children, on a machine that is not here."""
+"""`accel simulate MACHINE -- COMMAND`: a command and its children, on a machine not here."""
 
 from __future__ import annotations
 

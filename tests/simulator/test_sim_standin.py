@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from sim_support import HERE, needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.slow]
@@ -17,7 +18,7 @@ for name in NAMES:
     module = torch.npu if name == "torch.npu" else importlib.import_module(name)
     found[name] = sorted(
         key for key, value in vars(module).items()
-        if not key.startswith("_") and not key[0].isupper() | (key in ("Any", "annotations", "torch"))
+        if not key.startswith("_") and not key[0].isupper() and key not in ("annotations", "torch")
         and (callable(value) or isinstance(value, types.ModuleType))
         and getattr(value, "__name__", "").split(".")[0] not in ("typing", "accel_simulator")
         or key in ("Stream", "Event", "StreamContext", "GradScaler", "NpuFusedAdamW")
