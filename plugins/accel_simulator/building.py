@@ -133,6 +133,7 @@ def _flags() -> tuple[str, ...]:
         "-std=c++20",
         "-O2",
         "-g0",
+        "-DNDEBUG",
         "-fPIC",
         "-fvisibility=hidden",
         "-w",

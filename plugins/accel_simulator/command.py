@@ -1,4 +1,4 @@
-"""`accel simulate MACHINE -- COMMAND`: a command and its children, elsewhere than they are."""
+"""`accel simulate MACHINE -- COMMAND`: a command and its children, on a machine not here."""
 
 from __future__ import annotations
 

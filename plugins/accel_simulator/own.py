@@ -14,6 +14,11 @@ from accel_simulator import devices, memory, randomness, streams
 from accel_simulator.cards import Card
 from accel_simulator.changes import Changes
 
+ON_TOP = frozenset(
+    {"mem_get_info", "StreamContext", "current_stream", "default_stream", "set_stream", "stream"}
+)
+"""What the bridges have in the module itself, and not in the part that it belongs to."""
+
 _methods_made = False
 
 
@@ -55,7 +60,7 @@ def _module(card: Card, extension: Any) -> ModuleType:
     }
     for name, functions in parts.items():
         part = ModuleType(f"torch.{kind}.{name}", f"A part of torch.{kind}.")
-        part.__dict__.update(functions)
+        part.__dict__.update({n: each for n, each in functions.items() if n not in ON_TOP})
         setattr(module, name, part)
         if name != "amp":
             module.__dict__.update(functions)

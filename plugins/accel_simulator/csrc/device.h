@@ -53,7 +53,8 @@ struct Backend {
   std::vector<c10::ScalarType> attention_dtypes;  // those its fused kernels take
   std::string attention_error;  // what attention says where its library is missing
   Faults faults;
-  std::vector<std::unique_ptr<DeviceState>> devices;
+  // shared with what is allocated on them, which may outlive a simulation
+  std::vector<std::shared_ptr<DeviceState>> devices;
 
   DeviceState& device(c10::DeviceIndex index);
   c10::DeviceIndex count() const {

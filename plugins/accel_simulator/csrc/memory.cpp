@@ -79,12 +79,13 @@ void charge(c10::Device device, int64_t requested, int64_t bytes) {
   }
 }
 
-void discharge(c10::Device device, int64_t requested, int64_t bytes) {
+std::shared_ptr<DeviceState> state_of(c10::Device device) {
   Backend& backend = backend_of(device.type());
-  if (static_cast<size_t>(device.index()) >= backend.devices.size()) {
-    return;  // a tensor that outlived its simulation
-  }
-  DeviceState& state = *backend.devices[device.index()];
+  backend.device(device.index());  // raises where there is none
+  return backend.devices[device.index()];
+}
+
+void discharge(DeviceState& state, int64_t requested, int64_t bytes) {
   std::lock_guard<std::mutex> guard(state.mutex);
   auto& stats = state.stats;
   stats.allocation[0].decrease(1);
@@ -97,7 +98,7 @@ void discharge(c10::Device device, int64_t requested, int64_t bytes) {
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
   if (block->charged >= 0) {
-    discharge(block->device, block->requested, block->charged);
+    discharge(*block->counted_on, block->requested, block->charged);
   }
   delete block;
 }
@@ -150,9 +151,10 @@ class SimulatedAllocator final : public c10::DeviceAllocator {
       auto* host = c10::GetCPUAllocator();
       c10::Storage storage(
           c10::Storage::use_byte_size_t(), bytes, host->allocate(bytes), host, true);
-      return data_of(new Block{std::move(storage), device, requested, charged});
+      return data_of(
+          new Block{std::move(storage), device, state_of(device), requested, charged});
     } catch (...) {
-      discharge(device, requested, charged);
+      discharge(*state_of(device), requested, charged);
       throw;
     }
   }
@@ -231,7 +233,7 @@ c10::Storage adopt(c10::Storage host, c10::Device device) {
   const auto requested = static_cast<int64_t>(host.nbytes());
   const int64_t charged = rounded(requested, kRound);
   charge(device, requested, charged);
-  auto* block = new Block{std::move(host), device, requested, charged};
+  auto* block = new Block{std::move(host), device, state_of(device), requested, charged};
   return c10::Storage(
       c10::Storage::use_byte_size_t(), block->host.nbytes(), data_of(block),
       allocator_of(device.type()), true);
@@ -248,9 +250,10 @@ void follow(const c10::Storage& storage) {
     return;
   }
   const int64_t charged = rounded(requested, kRound);
-  discharge(block->device, block->requested, block->charged);
+  discharge(*block->counted_on, block->requested, block->charged);
   block->charged = -1;  // until it is counted again, which may fail
   charge(block->device, requested, charged);
+  block->counted_on = state_of(block->device);
   block->requested = requested;
   block->charged = charged;
   impl->mutable_data_ptr().release_context();

@@ -10,6 +10,7 @@ namespace accel_simulator {
 struct Block {
   c10::Storage host;
   c10::Device device;
+  std::shared_ptr<DeviceState> counted_on;
   int64_t requested;
   int64_t charged;  // negative: not counted
 };

@@ -85,7 +85,7 @@ void open(const std::string& kind, const py::dict& card) {
   }
   backend.devices.clear();
   for (const auto& capacity : card["capacities"]) {
-    backend.devices.push_back(std::make_unique<DeviceState>());
+    backend.devices.push_back(std::make_shared<DeviceState>());
     backend.devices.back()->capacity = py::cast<int64_t>(capacity);
   }
   backend.faults.operators_until_lost = -1;

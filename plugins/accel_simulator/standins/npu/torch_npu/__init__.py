@@ -24,8 +24,8 @@ __version__ = next(
 
 npu = torch.npu
 
-from torch_npu import optim, profiler  # noqa: E402
-from torch_npu.fused import (  # noqa: E402
+from . import optim, profiler  # noqa: E402
+from ._fused import (  # noqa: E402
     npu_fusion_attention,
     npu_rms_norm,
     npu_rotary_mul,
