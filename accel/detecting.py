@@ -157,9 +157,9 @@ def bridge_problem(
     """Why torch cannot reach a device that needs the package `bridge`, or None when it can.
 
     In this order: torch is missing; the bridge is missing; the bridge was built for a torch of
-    another major or minor number (`built_for` tells which from the bridge's version; where it
-    answers None, or there is none, nothing is claimed). `install` is the command that installs a bridge; `{torch}`
-    in it becomes the installed torch's public version, which is what the bridge has to fit.
+    another major or minor number. `built_for` tells which from the bridge's version; where it
+    answers None, or is None, nothing is claimed. `install` is the command that installs a bridge;
+    `{torch}` in it becomes the installed torch's public version, which is what it has to fit.
     """
     torch = machine.version("torch")
     if torch is None:
