@@ -8,7 +8,6 @@ import types
 import pytest
 
 from accel.machine import ThisMachine
-from accel.testing import machine
 from accel_frameworks import torch as torch_repairs
 
 IDENTITY = """
@@ -150,7 +149,7 @@ def test_a_cuda_device_beside_another_stays_cuda_unless_the_other_was_named(
 
     device = Device(vendor="x", name="Other", kind="npu", arch="y")
     given = Capabilities(device, [], ThisMachine(), chosen_by_name=named)
-    (patch,) = torch_repairs.accel_patches(device, given, machine("x86-avx2"))
+    (patch,) = torch_repairs.accel_patches(device, given)
     assert patch.guard is not None
     assert bool(patch.guard(fake)) is bool(left_alone)
 
