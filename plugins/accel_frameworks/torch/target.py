@@ -23,7 +23,8 @@ class Target:
 
     `table` is what the patched functions look at: text and torch.device to torch.device, for
     CUDA's names only, so that anything else costs one failed lookup. `cuda_was_started` is whether
-    torch has asked for CUDA to start, which it does once in a process.
+    torch has asked for CUDA to start, which it does once in a process. `indexed` is False where
+    torch knows one device of the kind and no more.
     """
 
     def __init__(self, kind: str, name: str, index: int = 0) -> None:
