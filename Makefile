@@ -4,12 +4,15 @@ PYTHON ?= python3
 TORCH ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
+RESULTS ?=
+FLAGS_ARGS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
 
 make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
-.PHONY: help demo test test-all test-new test-old test-scripts test-upstream lint format clean
+.PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers test-failures flags results
+.PHONY: test-upstream lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -20,7 +23,7 @@ demo: ## install into .venv-demo, fine-tune a small model on this machine, show 
 	@.venv-demo/bin/accel demo $(DEMO_ARGS)
 
 .venv-test: FORCE
-	@$(make_environment) .venv-test --extra test --extra demo --extra dev $(with_torch)
+	@$(make_environment) .venv-test --extra test --extra demo --extra dev --extra compilers $(with_torch)
 
 test: .venv-test ## install into .venv-test and run the tests, beside LLaMA-Factory 0.9.5
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
@@ -40,7 +43,27 @@ test-scripts: .venv-test ## scripts written for CUDA alone: on the CPU, simulate
 test-upstream: .venv-test ## accelerate's and LLaMA-Factory's own tests, without accel and with it
 	.venv-test/bin/python tools/upstream_tests.py
 
+test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels
+
+test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads (a torch of 5 GB)
+	@$(make_environment) .venv-peers --extra test --also gptqmodel==7.7.0 \
+		--also transformers==5.23.0 --also optimum==2.3.0 --torch "$(or $(TORCH),torch==2.14.1)"
+	.venv-peers/bin/python -m pytest $(PYTEST_ARGS) -m peers tests/peers
+
+.venv-failures: .venv-test
+	@.venv-test/bin/python tests/failures/make_environments.py
+
+test-failures: .venv-failures ## every known failure, red without accel and green with it
+	ACCEL_FAILURES=1 .venv-test/bin/python -m pytest $(PYTEST_ARGS) tests/failures
+
+flags: .venv-failures ## LLaMA-Factory's flags with SmolLM2-135M on this machine, before and after
+	@PYTHONPATH=tests/failures .venv-test/bin/python tests/failures/flags_table.py $(FLAGS_ARGS)
+
 test-all: test test-new test-old ## all of the above
+
+results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
+	.venv-test/bin/python tools/results.py $(RESULTS)
 
 lint: .venv-test ## ruff and mypy
 	.venv-test/bin/ruff check .
@@ -52,7 +75,7 @@ format: .venv-test ## let ruff lay the code out
 	.venv-test/bin/ruff check --fix .
 
 clean: ## remove what make made
-	rm -rf .venv-demo .venv-test .venv-new .venv-old demo-output .demo dist build
+	rm -rf .venv-demo .venv-test .venv-new .venv-old .venv-peers .venv-failures demo-output .demo dist build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 FORCE:

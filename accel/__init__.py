@@ -7,15 +7,16 @@ Importing accel imports no torch, touches no device and changes nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any
+
     from accel.errors import AccelError
     from accel.hookspecs import hookimpl
     from accel.pipeline import auto, current, devices, plan, plugins
     from accel.planning import Plan
     from accel.report import Report
+    from accel.troubles import Finding
     from accel.values import Device, Feature, Impl, Patch, Probe
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _HOME = {
     "AccelError": "accel.errors",
     "Device": "accel.values",
     "Feature": "accel.values",
+    "Finding": "accel.troubles",
     "Impl": "accel.values",
     "Patch": "accel.values",
     "Plan": "accel.planning",
@@ -41,6 +43,7 @@ __all__ = [
     "AccelError",
     "Device",
     "Feature",
+    "Finding",
     "Impl",
     "Patch",
     "Plan",
@@ -59,7 +62,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'accel' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    from accel.resting import CollectorAtRest
+
+    with CollectorAtRest():
+        value = getattr(__import__(home, fromlist=[name]), name)
     globals()[name] = value
     return value
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from accel.report import Report
 
@@ -30,7 +30,10 @@ def load() -> None:
     try:
         if _only_starts_others(sys.argv, getattr(sys, "orig_argv", [])):
             return
-        from accel import pipeline
+        from accel.resting import CollectorAtRest
+
+        with CollectorAtRest():
+            from accel import pipeline
 
         print(line_of(pipeline.auto()), file=sys.stderr, flush=True)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - `import torch` must not fail for it

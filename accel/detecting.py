@@ -13,22 +13,29 @@ Nothing here knows a vendor: a plugin says which variable, which package and whi
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from keyword import iskeyword
 
-from accel.machine import Machine
+from accel import versions
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
     from packaging.version import Version
 
+    from accel.machine import Machine
 
-class Problem(NamedTuple):
-    """Why torch cannot use a device as things stand, and the one command that mends it."""
+    class Problem(NamedTuple):
+        """Why torch cannot use a device as things stand, and the one command that mends it."""
 
-    problem: str
-    remedy: str
+        problem: str
+        remedy: str
+
+else:
+    from collections import namedtuple
+
+    Problem = namedtuple("Problem", ["problem", "remedy"])
 
 
 def visible(setting: str | None, count: int, names: Sequence[str] = ()) -> tuple[int, ...]:
@@ -71,7 +78,7 @@ def shown(machine: Machine, variable: str, count: int) -> tuple[tuple[int, ...],
 
 def _index(entry: str, count: int, names: Sequence[str]) -> int | None:
     """The device that one entry of a list names, or None."""
-    if re.fullmatch(r"[0-9]+", entry):
+    if entry.isascii() and entry.isdigit():
         # a length no device number has is refused before int() is asked to convert it
         index = int(entry) if len(entry) < 10 else count
         return index if index < count else None
@@ -84,6 +91,11 @@ def assignments(text: str) -> dict[str, Any]:
 
     Anything else in the source is passed over; source that does not parse gives nothing.
     """
+    plain = _plain_assignments(text)
+    if plain is not None:
+        return plain
+    import ast  # whose import costs more than the reading
+
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -101,6 +113,35 @@ def assignments(text: str) -> dict[str, Any]:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         found.update({t.id: literal for t in targets if isinstance(t, ast.Name)})
+    return found
+
+
+def _plain_assignments(text: str) -> dict[str, Any] | None:
+    """The same where every line is as a build script writes it; None where it takes a parser."""
+    constants = {"None": None, "True": True, "False": False}
+    found: dict[str, Any] = {}
+    for line in text.split("\n"):
+        name, equals, value = (part.strip() for part in line.partition("="))
+        name = name.partition(":")[0].strip()
+        if not line or line.startswith(("#", "from typing import ", "__all__ = [")):
+            continue
+        quote = value[:1]
+        inside = value[1:-1]
+        if not equals or not name.isidentifier() or iskeyword(name) or line != line.strip():
+            return None
+        if value in constants:
+            found[name] = constants[value]
+        elif (
+            len(value) >= 2
+            and quote in "'\""
+            and value[-1] == quote
+            and quote not in inside
+            and "\\" not in inside
+            and inside.isprintable()
+        ):
+            found[name] = inside
+        else:
+            return None
     return found
 
 
@@ -124,13 +165,11 @@ def torch_problem(machine: Machine, *, needs: str = "", install: str) -> Problem
 
     `install` is the command that mends either.
     """
-    from packaging.specifiers import SpecifierSet
-
     version = machine.version("torch")
     if version is None:
         return Problem("torch is not installed", install)
-    parsed = parse_version(version)
-    if parsed is not None and not SpecifierSet(needs).contains(parsed.public, prereleases=True):
+    known = versions.release(version) is not None or parse_version(version) is not None
+    if needs and known and not versions.within(version, needs):
         return Problem(f"torch {version} is installed; torch{needs} is needed", install)
     return None
 
@@ -143,6 +182,8 @@ def same_number(version: str) -> str | None:
 
 def named_in_local(version: str) -> str | None:
     """For a bridge that names its torch in the local part: 1.33.1+torch2.11.0 is for 2.11.0."""
+    import re
+
     match = re.search(r"\+(?:.*[._-])?torch[._-]?(\d+(?:\.\d+)+)", version.lower())
     return match.group(1) if match else None
 
@@ -152,14 +193,14 @@ def bridge_problem(
     bridge: str,
     *,
     install: str,
-    built_for: Callable[[str], str | None] = same_number,
+    built_for: Callable[[str], str | None] | None = same_number,
 ) -> Problem | None:
     """Why torch cannot reach a device that needs the package `bridge`, or None when it can.
 
     In this order: torch is missing; the bridge is missing; the bridge was built for a torch of
     another major or minor number (`built_for` tells which from the bridge's version; where it
-    answers None, nothing is claimed). `install` is the command that installs a bridge; `{torch}`
-    in it becomes the installed torch's public version, which is what the bridge has to fit.
+    answers None, or there is none, nothing is claimed). `install` is the command that installs a
+    bridge; `{torch}` in it becomes the installed torch's public version, which it has to fit.
     """
     torch = machine.version("torch")
     if torch is None:
@@ -168,7 +209,7 @@ def bridge_problem(
     version = machine.version(bridge)
     if version is None:
         return Problem(f"{bridge} is not installed, so torch {torch} has no such device", command)
-    meant = built_for(version)
+    meant = None if built_for is None else built_for(version)
     if meant is None or minor(meant) is None or minor(torch) is None:
         return None
     if minor(meant) != minor(torch):
@@ -191,6 +232,9 @@ def parse_version(version: str) -> Version | None:
 
 def minor(version: str) -> tuple[int, int] | None:
     """Major and minor number, which is as far as compiled extensions of torch are compatible."""
+    plain = versions.release(version)
+    if plain:
+        return plain[0], plain[1] if len(plain) > 1 else 0
     parsed = parse_version(version)
     return None if parsed is None else (parsed.major, parsed.minor)
 

@@ -25,22 +25,25 @@ that an architecture does not name does not exist there.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import pkgutil
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
+from accel import toml
 from accel.errors import PluginContractError
+from accel.value import Value, field_names
 from accel.values import Feature, Impl, Probe
 
-_FIELDS = frozenset(field.name for field in dataclasses.fields(Impl)) - {"feature", "name", "owner"}
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+_FIELDS = frozenset(field_names(Impl)) - {"feature", "name", "owner"}
 
 
-@dataclasses.dataclass(frozen=True)
-class ArchFacts:
+class ArchFacts(Value, kw_only=False):
     """What a facts file says of one architecture."""
 
     arch: str
@@ -49,9 +52,30 @@ class ArchFacts:
     extra: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """A facts file, read and checked."""
+class _Archs(Mapping[str, ArchFacts]):
+    """Architectures by name, each made up when it is first asked for: a machine has one or two."""
+
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], ArchFacts]) -> None:
+        self._names = names
+        self._make = functools.cache(make)
+
+    def __getitem__(self, name: str) -> ArchFacts:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Facts(Value, kw_only=False):
+    """A facts file, read. What it says of an architecture is checked when that is asked for."""
 
     origin: str
     sources: Mapping[str, str]
@@ -59,6 +83,7 @@ class Facts:
     extra: Mapping[str, Any]
 
     def arch(self, name: str) -> ArchFacts | None:
+        """What is said of one architecture, or None. Raises PluginContractError as parsing does."""
         return self.archs.get(name)
 
 
@@ -66,23 +91,39 @@ class Facts:
 def load_facts(package: str, resource: str = "facts.toml") -> Facts:
     """Read `resource` of an importable `package`; read once a process.
 
-    Raises PluginContractError where the file is not as the module's docstring draws it.
+    Raises PluginContractError where the file is not as the module's docstring draws it; what is
+    wrong with one architecture only when that is asked for.
     """
-    data = pkgutil.get_data(package, resource)
+    data = package_data(package, resource)
     if data is None:
         raise PluginContractError(f"{package} has no loader that could read {resource}")
-    return parse_facts(data.decode("utf-8"), f"{package}/{resource}")
+    return _facts(data.decode("utf-8"), f"{package}/{resource}")
+
+
+def package_data(package: str, resource: str) -> bytes | None:
+    """A file of an importable package: what `pkgutil.get_data` gives, without its import."""
+    __import__(package)
+    module = sys.modules[package]
+    loader: Any = getattr(module.__spec__, "loader", None)
+    file = getattr(module, "__file__", None)
+    if file is None or not hasattr(loader, "get_data"):
+        return None
+    data: bytes = loader.get_data(os.path.join(os.path.dirname(file), *resource.split("/")))
+    return data
 
 
 def parse_facts(text: str, origin: str) -> Facts:
-    """Facts from the text of a file; `origin` is what errors call it."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:  # the same module under its older name
-        import tomli as tomllib
+    """Facts from the text of a file, all of them checked; `origin` is what errors call it."""
+    facts = _facts(text, origin)
+    for name in facts.archs:
+        facts.arch(name)
+    return facts
+
+
+def _facts(text: str, origin: str) -> Facts:
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = toml.loads(text)
+    except ValueError as error:
         raise PluginContractError(f"{origin} is not valid TOML", found=str(error)) from None
     if document.get("schema") != 1:
         raise PluginContractError(
@@ -93,12 +134,10 @@ def parse_facts(text: str, origin: str) -> Facts:
     sources = document.get("sources", {})
     common = document.get("implementations", {})
     raw = document.get("arch", {})
-    archs = {name: _arch(name, raw, common, sources, origin) for name in raw}
+    archs = _Archs(raw, lambda name: _arch(name, raw, common, sources, origin))
     known = {"schema", "sources", "implementations", "arch"}
     extra = {key: value for key, value in document.items() if key not in known}
-    return Facts(
-        origin, MappingProxyType(sources), MappingProxyType(archs), MappingProxyType(extra)
-    )
+    return Facts(origin, MappingProxyType(sources), archs, MappingProxyType(extra))
 
 
 def _inherited(name: str, raw: Mapping[str, Any], origin: str) -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""Calls a stranger's function so that nothing it does takes the caller down.
+"""Calls strangers' functions so that nothing they do takes the caller down.
 
-The call runs in a thread of its own that is joined before returning, so that no thread of ours is
-alive when the process forks later. Only a call that hangs leaves its (daemon) thread behind.
+The calls run one after another in a thread of their own that is joined before returning, so that
+no thread of ours is alive when the process forks later. Only a call that hangs leaves its (daemon)
+thread behind; those after it get another.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Sequence
 
-T = TypeVar("T")
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Hung(Exception):
@@ -20,37 +23,61 @@ class Hung(Exception):
         super().__init__(f"did not come back within {seconds:g} s")
 
 
-class Guarded(Generic[T]):
+class Guarded:
     """Either the `value` of a call or the `error` it ended with, `SystemExit` included."""
 
-    value: T
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.error is None
+    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+        self.value = value
+        self.error = error
 
 
-def guarded(function: Callable[[], T], seconds: float) -> Guarded[T]:
-    """Run `function` for at most `seconds`; never raises what it raised."""
-    outcome: Guarded[T] = Guarded()
+def guarded(calls: Sequence[Callable[[], Any]], seconds: float) -> list[Guarded]:
+    """The outcome of each call, each run for at most `seconds`; never raises what they raised."""
+    outcomes: list[Guarded] = []
+    while len(outcomes) < len(calls):
+        outcomes += _Round(calls[len(outcomes) :], seconds).run()
+    return outcomes
 
-    def run() -> None:
-        try:
-            outcome.value = function()
-        except BaseException as error:  # noqa: BLE001 - sys.exit and the like are a plugin's failure too
-            outcome.error = error
 
-    thread = threading.Thread(target=run, name="accel-plugin", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not thread.is_alive():
-        return outcome
-    hung: Guarded[T] = Guarded()
-    hung.error = Hung(seconds)
-    return hung
+class _Round:
+    """One thread and the calls it gets through: all of them, or up to the first that hangs."""
+
+    def __init__(self, calls: Sequence[Callable[[], Any]], seconds: float) -> None:
+        self._calls = calls
+        self._seconds = seconds
+        self._outcomes: list[Guarded] = []
+        self._begun = time.monotonic()
+        self._given_up = False
+        self._lock = threading.Lock()
+
+    def run(self) -> list[Guarded]:
+        thread = threading.Thread(target=self._work, name="accel-plugin", daemon=True)
+        thread.start()
+        while True:
+            thread.join(max(0.0, self._begun + self._seconds - time.monotonic()))
+            if not thread.is_alive():
+                return self._outcomes
+            with self._lock:
+                finished = len(self._outcomes) == len(self._calls)
+                if not finished and time.monotonic() >= self._begun + self._seconds:
+                    self._given_up = True
+                    return [*self._outcomes, Guarded(error=Hung(self._seconds))]
+
+    def _work(self) -> None:
+        for call in self._calls:
+            outcome = _tried(call)
+            with self._lock:
+                if self._given_up:
+                    return
+                self._outcomes.append(outcome)
+                self._begun = time.monotonic()
+
+
+def _tried(call: Callable[[], Any]) -> Guarded:
+    try:
+        return Guarded(call())
+    except BaseException as error:  # noqa: BLE001 - sys.exit and the like are a plugin's failure too
+        return Guarded(error=error)
 
 
 def describe(error: BaseException) -> str:

@@ -1,27 +1,66 @@
-"""The contract between accel and its plugins: a plugin implements any of these eight.
+"""The contract between accel and its plugins: a plugin implements any of these nine.
 
 Mark an implementation with `accel.hookimpl` and name the module (or object) in the entry-point
 group `accel`. No hook may import torch, except through a Probe, a Patch or a command it returns.
+
+The two markers write what pluggy's `HookspecMarker("accel")` and `HookimplMarker("accel")` write,
+which may be used as well; pluggy itself is imported only where a plugin is irregular (hooks.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
 
-import pluggy
-
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any, TypeVar
+
     from accel.errors import AccelError
     from accel.machine import Machine
     from accel.report import Report
     from accel.resolving import Capabilities
+    from accel.troubles import Finding
     from accel.values import Device, Impl, Patch
 
+    F = TypeVar("F", bound=Callable[..., Any])
+
 PROJECT = "accel"
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+def hookspec(function: F) -> F:
+    """Mark a function of this module as a hook that plugins may implement."""
+    options = {"firstresult": False, "historic": False}
+    setattr(
+        function, f"{PROJECT}_spec", {**options, "warn_on_impl": None, "warn_on_impl_args": None}
+    )
+    return function
+
+
+def hookimpl(
+    function: F | None = None,
+    hookwrapper: bool = False,
+    optionalhook: bool = False,
+    tryfirst: bool = False,
+    trylast: bool = False,
+    specname: str | None = None,
+    wrapper: bool = False,
+) -> Any:
+    """Mark a plugin's function as a hook; with pluggy's options, as pluggy's own marker does."""
+
+    def mark(function: F) -> F:
+        options = {
+            "hookwrapper": hookwrapper,
+            "optionalhook": optionalhook,
+            "tryfirst": tryfirst,
+            "trylast": trylast,
+            "specname": specname,
+            "wrapper": wrapper,
+        }
+        setattr(function, f"{PROJECT}_impl", options)
+        return function
+
+    return mark if function is None else mark(function)
 
 
 @hookspec
@@ -44,6 +83,11 @@ def accel_patches(  # type: ignore[empty-body]
     device: Device, capabilities: Capabilities, machine: Machine
 ) -> Iterable[Patch]:
     """Repairs needed so that libraries use `device` as it really is."""
+
+
+@hookspec
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:  # type: ignore[empty-body]
+    """What is wrong with the setup of `machine`, of which `devices` is all that was found."""
 
 
 @hookspec
@@ -70,5 +114,5 @@ def accel_simulate(
 ) -> AbstractContextManager[Machine] | AccelError | None:
     """A context in which this process and its children are on the machine `name`.
 
-    `count` devices of it, or as many as it has; `fault` is what goes wrong there. First answer wins.
+    `count` devices of it, or as many as it has; `fault` is what goes wrong. First answer wins.
     """

@@ -6,28 +6,27 @@ from; the others never notice.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-import pluggy
-
-from accel import hookspecs
+from accel.distributions import Installed
 from accel.errors import PluginContractError, PluginError, PluginLoadError
 from accel.guarding import Hung, describe, guarded
-from accel.machine import canonical, name_and_version
+from accel.hooks import Implementation, implementations
+from accel.value import Value, replaced
 from accel.values import Level, Note, PluginInfo
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 GROUP = "accel"
 OWN_DISTRIBUTION = "accel-hal"
 SECONDS = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
+class Candidate(Value, kw_only=False):
     """An entry point before it is loaded."""
 
     name: str
@@ -48,11 +47,10 @@ class Candidate:
             version=self.version,
             value=self.value,
         )
-        return dataclasses.replace(known, **changes)
+        return replaced(known, **changes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(Value, kw_only=False):
     """What one plugin said to a hook."""
 
     owner: str
@@ -61,16 +59,11 @@ class Answer:
 
 def candidates() -> list[Candidate]:
     """Every entry point of the group, in the order in which they are loaded."""
-    origins: dict[int, tuple[str, str]] = {}
-    found = []
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        if id(entry.dist) not in origins:
-            origins[id(entry.dist)] = (
-                name_and_version(entry.dist) if entry.dist else ("unknown", "")
-            )
-        name, version = origins[id(entry.dist)]
-        found.append(Candidate(entry.name, entry.value, canonical(name), version, entry.load))
-    return sorted(set(found), key=lambda candidate: candidate.order)
+    found = [
+        Candidate(entry.name, entry.value, entry.distribution, entry.version, entry.load)
+        for entry in Installed().entry_points(GROUP)
+    ]
+    return sorted(found, key=lambda candidate: candidate.order)
 
 
 def refused_names() -> frozenset[str]:
@@ -97,8 +90,8 @@ class Plugins:
         refused: Iterable[str] | None = None,
         seconds: float | None = None,
     ) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
+        self._implemented: dict[str, list[tuple[str, Implementation]]] = {}
+        """By hook: plugins in the order in which they are asked, and what they gave for it."""
         self._seconds = hook_seconds() if seconds is None else seconds
         self._infos: dict[tuple[str, str], PluginInfo] = {}
         self._failures: list[Note] = []
@@ -122,25 +115,38 @@ class Plugins:
         return min(named, key=lambda info: info.status != "loaded", default=None)
 
     def implements(self, name: str, hook: str) -> bool:
-        return any(impl.plugin_name == name for impl in self._hook(hook).get_hookimpls())
+        return any(plugin == name for plugin, _ in self._implemented.get(hook, ()))
 
     def call(
-        self, hook: str, *, only: Callable[[str], bool] = lambda name: True, **arguments: Any
+        self,
+        hook: str,
+        *,
+        only: Callable[[str], bool] = lambda name: True,
+        seconds: float | None = None,
+        **arguments: Any,
     ) -> list[Answer]:
-        """Ask every plugin that implements `hook`, in order of name; failures are noted."""
+        """Ask every plugin that implements `hook`, in order of name; failures are noted.
+
+        `seconds` is the time of each one, where it is not the usual.
+        """
+        asked = [
+            (name, implementation)
+            for name, implementation in self._implemented.get(hook, ())
+            if name not in self._hung and only(name)
+        ]
+        calls = [
+            functools.partial(_settled, one.function, [arguments[each] for each in one.arguments])
+            for _, one in asked
+        ]
         answers = []
-        for impl in reversed(self._hook(hook).get_hookimpls()):
-            if impl.plugin_name in self._hung or not only(impl.plugin_name):
-                continue
-            passed = [arguments[name] for name in impl.argnames]
-            outcome = guarded(functools.partial(_settled, impl.function, passed), self._seconds)
+        for (name, _), outcome in zip(asked, guarded(calls, seconds or self._seconds), strict=True):
             if isinstance(outcome.error, Hung):
                 # Its thread may hold locks of the plugin's own: it is not asked again.
-                self._hung.add(impl.plugin_name)
+                self._hung.add(name)
             if outcome.error is not None:
-                self.fail(impl.plugin_name, f"{describe(outcome.error)} in {hook}")
+                self.fail(name, f"{describe(outcome.error)} in {hook}")
             else:
-                answers.append(Answer(impl.plugin_name, outcome.value))
+                answers.append(Answer(name, outcome.value))
         return answers
 
     def fail(self, name: str, problem: str, *, level: Level = Level.ERROR) -> None:
@@ -179,55 +185,44 @@ class Plugins:
                 )
         return None
 
-    def _hook(self, name: str) -> pluggy.HookCaller:
-        caller: pluggy.HookCaller = getattr(self._manager.hook, name)
-        return caller
-
     def _load(self, found: Sequence[Candidate], refused: Iterable[str]) -> None:
         refused = frozenset(refused)
-        loaded: list[tuple[Candidate, Any]] = []
-        taken: dict[str, Candidate] = {}
-        for candidate in sorted(found, key=lambda item: item.order):
+        ordered = sorted(found, key=lambda item: item.order)
+        waiting = []
+        for candidate in ordered:
             if {candidate.name, candidate.distribution} & refused:
                 self._keep(candidate, status="refused", problem="refused by ACCEL_DISABLE_PLUGINS")
-            elif candidate.name in taken:
-                other = taken[candidate.name]
-                self._broken(
-                    candidate, f"its name is taken by {other.distribution} {other.version}"
-                )
             else:
-                outcome = guarded(candidate.load, self._seconds)
-                if outcome.error is not None:
-                    self._broken(candidate, f"{describe(outcome.error)} while loading")
-                    continue
+                waiting.append(candidate)
+        taken: dict[str, Candidate] = {}
+        while waiting:  # a second plugin of one name has its turn only where the first failed
+            first = {candidate.name: candidate for candidate in reversed(waiting)}
+            self._load_round([c for c in waiting if first[c.name] is c], taken)
+            waiting = [candidate for candidate in waiting if first[candidate.name] is not candidate]
+        for asked in self._implemented.values():
+            asked.sort(key=lambda pair: (pair[1].place, pair[0]))
+        self._infos = {key: self._infos[key] for key in map(_key, ordered)}
+
+    def _load_round(self, batch: Sequence[Candidate], taken: dict[str, Candidate]) -> None:
+        free = [candidate for candidate in batch if candidate.name not in taken]
+        loaded = guarded([functools.partial(_loaded, each) for each in free], self._seconds)
+        outcomes = dict(zip(map(_key, free), loaded, strict=True))
+        for candidate in batch:
+            outcome = outcomes.get(_key(candidate))
+            if outcome is None:
+                other = taken[candidate.name]
+                problem = f"its name is taken by {other.distribution} {other.version}"
+                self._broken(candidate, problem)
+            elif outcome.error is not None:
+                self._broken(candidate, _problem_of(outcome.error))
+            else:
                 taken[candidate.name] = candidate
                 self._keep(candidate)
-                loaded.append((candidate, outcome.value))
-        # pluggy calls the last registered first; registered backwards, they are called by name.
-        for candidate, plugin in reversed(loaded):
-            self._register(candidate, plugin)
-
-    def _register(self, candidate: Candidate, plugin: Any) -> None:
-        try:
-            self._manager.register(plugin, name=candidate.name)
-            self._manager.check_pending()
-            for hook in self._manager.get_hookcallers(plugin) or ():
-                if any(
-                    impl.hookwrapper or impl.wrapper
-                    for impl in hook.get_hookimpls()
-                    if impl.plugin is plugin
-                ):
-                    raise PluginContractError(
-                        f"{hook.name} is a wrapper, which accel does not call"
-                    )
-        except (ValueError, TypeError, pluggy.PluginValidationError, PluginContractError) as error:
-            if self._manager.get_plugin(candidate.name) is not None:
-                self._manager.unregister(name=candidate.name)
-                self._manager._name2plugin.pop(candidate.name, None)
-            self._broken(candidate, describe(error))
+                for one in outcome.value:
+                    self._implemented.setdefault(one.hook, []).append((candidate.name, one))
 
     def _keep(self, candidate: Candidate, **changes: Any) -> None:
-        self._infos[candidate.name, candidate.distribution] = candidate.info(**changes)
+        self._infos[_key(candidate)] = candidate.info(**changes)
 
     def _broken(self, candidate: Candidate, problem: str) -> None:
         self._keep(candidate, status="failed", problem=problem)
@@ -242,6 +237,28 @@ class Plugins:
                 origin=origin,
             )
         )
+
+
+class _Irregular(PluginContractError):
+    """A plugin that can be imported and breaks the contract."""
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.name, candidate.distribution
+
+
+def _loaded(candidate: Candidate) -> list[Implementation]:
+    plugin = candidate.load()
+    try:
+        return implementations(plugin, candidate.name)
+    except Exception as error:  # whatever pluggy raises, its reasons are the plugin's
+        raise _Irregular(describe(error)) from error
+
+
+def _problem_of(error: BaseException) -> str:
+    if isinstance(error, _Irregular):
+        return error.wanted
+    return f"{describe(error)} while loading"
 
 
 def _settled(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:

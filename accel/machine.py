@@ -8,22 +8,25 @@ be recorded, carried elsewhere and replayed.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
-import glob
-import importlib.metadata
 import os
-import platform
-import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+
+from accel.distributions import Installed, canonical
+from accel.value import Value
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Answer", "Cpu", "Machine", "Memory", "Pci", "Platform", "ThisMachine", "canonical"]
 
 COMMAND_SECONDS = 5.0
+_MAGIC = frozenset("*?[")
 
 
-@dataclasses.dataclass(frozen=True)
-class Pci:
+class Pci(Value, kw_only=False):
     """A PCI function; ids as lower-case hexadecimal without `0x`, `class_id` with six digits."""
 
     address: str
@@ -43,8 +46,7 @@ class Pci:
         return self.class_id.startswith("12")
 
 
-@dataclasses.dataclass(frozen=True)
-class Cpu:
+class Cpu(Value, kw_only=False):
     """The host processor; `flags` as Linux prints them, `count` of logical processors."""
 
     model: str
@@ -52,16 +54,14 @@ class Cpu:
     count: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
+class Memory(Value, kw_only=False):
     """Host memory in bytes; None where the system does not say."""
 
     total: int | None
     available: int | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Platform:
+class Platform(Value, kw_only=False):
     """`system` as `platform.system()` says it (Linux), `arch` the machine (x86_64, aarch64)."""
 
     system: str
@@ -69,8 +69,7 @@ class Platform:
     python: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(Value, kw_only=False):
     """What a vendor's query gave: `value`, plain data fit for JSON, or the `error` it raised."""
 
     value: Any = None
@@ -140,7 +139,7 @@ class Machine(abc.ABC):
         """What a vendor's tool prints, or None where it is missing, fails or takes over 5 s."""
 
     def exists(self, path: str) -> bool:
-        return bool(self.glob(glob.escape(path)))
+        return bool(self.glob("".join(f"[{c}]" if c in _MAGIC else c for c in path)))
 
     def pci_of(self, *vendors: str) -> tuple[Pci, ...]:
         """Graphics cards and accelerators of the given PCI vendors (hexadecimal, no `0x`)."""
@@ -149,24 +148,6 @@ class Machine(abc.ABC):
             for card in self.pci()
             if card.vendor in vendors and (card.is_display or card.is_accelerator)
         )
-
-
-def canonical(distribution: str) -> str:
-    """A distribution's name as PEP 503 spells it."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    """What an installed distribution calls itself, read without parsing all of its metadata.
-
-    The email parser behind `Distribution.version` takes milliseconds for a long description.
-    """
-    text = distribution.read_text("METADATA") or ""
-    name = re.search(r"^Name:\s*(\S+)", text, re.MULTILINE)
-    version = re.search(r"^Version:\s*(\S+)", text, re.MULTILINE)
-    if name and version:
-        return name.group(1), version.group(1)
-    return distribution.metadata["Name"] or "", distribution.version
 
 
 class ThisMachine(Machine):
@@ -184,12 +165,20 @@ class ThisMachine(Machine):
 
     def read(self, path: str) -> str | None:
         try:
-            return Path(path).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except (OSError, ValueError):
             return None
 
     def glob(self, pattern: str) -> tuple[str, ...]:
+        if not _may_match(pattern):
+            return ()
+        import glob  # with it come re and fnmatch
+
         return tuple(sorted(glob.glob(pattern)))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
 
     @functools.cached_property
     def _pci(self) -> tuple[Pci, ...]:
@@ -205,12 +194,11 @@ class ThisMachine(Machine):
 
     @functools.cached_property
     def _cpu(self) -> Cpu:
-        text = self.read("/proc/cpuinfo") or ""
-        flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-        model = re.search(r"^(?:model name|CPU part)\s*:\s*(.*)$", text, re.MULTILINE)
+        lines = _fields(_beginning("/proc/cpuinfo").partition("\n\n")[0])
+        model = lines.get("model name", lines.get("CPU part"))
         return Cpu(
-            model=model.group(1).strip() if model else platform.processor() or platform.machine(),
-            flags=frozenset(flags.group(1).split()) if flags else frozenset(),
+            model=model if model is not None else _processor(),
+            flags=frozenset(lines.get("flags", lines.get("Features", "")).split()),
             count=os.cpu_count() or 1,
         )
 
@@ -224,35 +212,40 @@ class ThisMachine(Machine):
 
             host = psutil.virtual_memory()
             return Memory(total=host.total, available=host.available)
-        kib = {key: int(value) for key, value in re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE)}
-        total, available = kib.get("MemTotal"), kib.get("MemAvailable")
-        return Memory(
-            total=None if total is None else total * 1024,
-            available=None if available is None else available * 1024,
-        )
+        sizes = _fields(text)
+        total, available = (_kib(sizes.get(name, "")) for name in ("MemTotal", "MemAvailable"))
+        return Memory(total=total, available=available)
+
+    @functools.cached_property
+    def _platform(self) -> Platform:
+        version = sys.version.split()[0]
+        if hasattr(os, "uname"):  # what `platform` asks too, after a longer way
+            system = os.uname()
+            return Platform(system.sysname, system.machine, version)
+        import platform
+
+        return Platform(platform.system(), platform.machine(), version)
 
     def platform(self) -> Platform:
-        return Platform(platform.system(), platform.machine(), platform.python_version())
+        return self._platform
+
+    @functools.cached_property
+    def _installed(self) -> Installed:
+        return Installed()
 
     def version(self, distribution: str) -> str | None:
         key = canonical(distribution)
         if key not in self._versions:
-            try:
-                found = importlib.metadata.distribution(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                self._versions[key] = None
-            else:
-                self._versions[key] = name_and_version(found)[1]
+            self._versions[key] = self._installed.version(key)
         return self._versions[key]
 
     def distribution_file(self, distribution: str, path: str) -> str | None:
-        try:
-            found = importlib.metadata.distribution(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-        return self.read(str(found.locate_file(path)))
+        found = self._installed.file(distribution, path)
+        return None if found is None else self.read(found)
 
     def distributions(self) -> Mapping[str, str]:
+        import importlib.metadata
+
         found: dict[str, str] = {}
         for item in importlib.metadata.distributions():
             name = item.metadata["Name"]
@@ -283,6 +276,49 @@ class ThisMachine(Machine):
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout if done.returncode == 0 else None
+
+
+def _may_match(pattern: str) -> bool:
+    """Whether the folder of the first wildcard has anything that begins as the pattern does."""
+    first = min((pattern.index(c) for c in _MAGIC if c in pattern), default=None)
+    if first is None or not os.path.isabs(pattern):
+        return True
+    folder, beginning = os.path.split(pattern[:first])
+    try:
+        return any(name.startswith(beginning) for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The `key : value` lines of a file under /proc; of several with one key, the first."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key.rstrip(), value.strip())
+    return found
+
+
+def _kib(text: str) -> int | None:
+    """Bytes, of a line such as `16384 kB`."""
+    number = text.partition(" ")[0]
+    return int(number) * 1024 if number.isdecimal() else None
+
+
+def _beginning(path: str) -> str:
+    """The first 16 KiB: the kernel writes /proc/cpuinfo as it is read, a block a processor."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 14)
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    import platform
+
+    return platform.processor() or platform.machine()
 
 
 def _read_pci(folder: str, address: str) -> Pci:

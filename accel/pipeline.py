@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel import simulating
 from accel.errors import AccelError, InputError
-from accel.loading import Plugins
+from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
-from accel.planning import Plan
-from accel.resolving import Capabilities, Prober, logger
-from accel.selecting import select
+from accel.resting import CollectorAtRest
+from accel.value import replaced
 from accel.values import Device, Feature, Impl, Patch, PluginInfo
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
-    from accel.report import Report
+    from pathlib import Path
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    from accel.planning import Plan
+    from accel.report import Report
+    from accel.resolving import Capabilities, Prober
+
+    T = TypeVar("T")
 
 CHOICES: Mapping[str, Feature] = {
     "attention": Feature.ATTENTION,
@@ -91,12 +91,12 @@ def auto(
     A second call changes nothing and returns the first's Report, until `Report.revert()`.
     """
     global _current
-    from accel.patching import Journal
-    from accel.report import Report
-
-    with _lock:
+    with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
             return _current
+        from accel.patching import Journal
+        from accel.report import Report
+
         known = loaded_plugins()
         host = simulating.host(known)
         capabilities, found = _resolve(
@@ -123,14 +123,14 @@ def current() -> Report:
 
 
 def open_machine(spec: Machine | str | Path | None) -> Machine:
-    """This machine (or what is simulated), the recorded one of that name, or the one in that file."""
+    """This machine (or the simulated one), the recorded one of that name, or one in a file."""
     if spec is None:
         return simulating.host(loaded_plugins())
     if isinstance(spec, Machine):
         return spec
     from accel import recording, testing
 
-    if isinstance(spec, Path) or spec.endswith(".json") or os.sep in spec:
+    if not isinstance(spec, str) or spec.endswith(".json") or os.sep in spec:
         return recording.load(spec)
     return testing.machine(spec)
 
@@ -139,18 +139,18 @@ def detect(known: Plugins, machine: Machine) -> tuple[Device, ...]:
     """What every plugin found, each device stamped with its owner; one owner a device."""
     claims: dict[tuple[str, str], list[Device]] = {}
     for answer in known.call("accel_detect", machine=machine):
-        found = _checked(known, answer.owner, "accel_detect", answer.value, Device)
+        found = checked(known, answer.owner, "accel_detect", answer.value, Device)
         for device in found:
             if device.owner not in ("", answer.owner):
                 known.fail(answer.owner, f"claims a device in the name of {device.owner}")
                 continue
-            stamped = dataclasses.replace(device, owner=answer.owner)
-            claims.setdefault(_identity(stamped), []).append(stamped)
+            stamped = replaced(device, owner=answer.owner)
+            claims.setdefault(identity(stamped), []).append(stamped)
     kept = [_one_owner(known, machine, rivals) for rivals in claims.values()]
     return tuple(sorted(kept, key=lambda d: (-d.priority, d.vendor, d.kind, d.index)))
 
 
-def _identity(device: Device) -> tuple[str, str]:
+def identity(device: Device) -> tuple[str, str]:
     """What makes two claims the same piece of hardware."""
     if device.pci_address:
         part = device.attributes.get("mig_instance", "")
@@ -162,7 +162,7 @@ def _one_owner(known: Plugins, machine: Machine, rivals: list[Device]) -> Device
     """Of several claims on one device, the one whose plugin can also serve it."""
     if len(rivals) == 1:
         return rivals[0]
-    ranked = sorted(rivals, key=lambda d: (not _impls(known, d, machine), -d.priority, d.owner))
+    ranked = sorted(rivals, key=lambda d: (not impls_of(known, d, machine), -d.priority, d.owner))
     winner = ranked[0]
     for loser in ranked[1:]:
         if loser.owner != winner.owner:
@@ -173,7 +173,7 @@ def _one_owner(known: Plugins, machine: Machine, rivals: list[Device]) -> Device
     return winner
 
 
-def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
+def impls_of(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
     """What the device's owner and the plugins that detect nothing declare for it."""
 
     def asked(name: str) -> bool:
@@ -181,14 +181,23 @@ def _impls(known: Plugins, device: Device, machine: Machine) -> list[Impl]:
 
     answers = known.call("accel_capabilities", only=asked, device=device, machine=machine)
     return [
-        dataclasses.replace(impl, owner=answer.owner)
+        replaced(impl, owner=answer.owner)
         for answer in answers
-        for impl in _checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
+        for impl in checked(known, answer.owner, "accel_capabilities", answer.value, Impl)
     ]
 
 
-def _checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
-    """`value` as a list of `kind`; a plugin that answers anything else is noted."""
+def patches_of(known: Plugins, answers: Iterable[Answer]) -> list[Patch]:
+    """The patches in these answers to `accel_patches`, each stamped with its owner."""
+    return [
+        replaced(patch, owner=answer.owner)
+        for answer in answers
+        for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
+    ]
+
+
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+    """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -217,6 +226,9 @@ def _resolve(
     strict: bool,
     probe: bool = True,
 ) -> tuple[Capabilities, tuple[Device, ...]]:
+    from accel.resolving import Capabilities
+    from accel.selecting import select
+
     choices = _choices(wanted, machine)
     found = detect(known, machine)
     if device is not None and (error := known.error_of(device)) is not None:
@@ -224,7 +236,7 @@ def _resolve(
     chosen, notes = select(found, device, machine, lambda usable: _claim(known, machine, usable))
     capabilities = Capabilities(
         chosen,
-        _impls(known, chosen, machine),
+        impls_of(known, chosen, machine),
         machine,
         prober=_prober(chosen, machine) if probe else None,
         wanted=choices,
@@ -259,6 +271,9 @@ def _prober(device: Device, machine: Machine) -> Prober | None:
 
 def _teller(device: Device) -> Callable[[str], None]:
     """Says that probes are run: to whoever listens to the log, else once on stderr."""
+    import logging
+
+    logger = logging.getLogger("accel")
     told: list[str] = []
 
     def tell(line: str) -> None:
@@ -274,15 +289,13 @@ def _teller(device: Device) -> Callable[[str], None]:
 def _plan(
     known: Plugins, machine: Machine, capabilities: Capabilities, found: tuple[Device, ...]
 ) -> Plan:
+    from accel.planning import Plan
+
     chosen = capabilities.choose(CHOICES.values())
     answers = known.call(
         "accel_patches", device=capabilities.device, capabilities=capabilities, machine=machine
     )
-    patches = [
-        dataclasses.replace(patch, owner=answer.owner)
-        for answer in answers
-        for patch in _checked(known, answer.owner, "accel_patches", answer.value, Patch)
-    ]
+    patches = patches_of(known, answers)
     names = {feature: None if best is None else best.name for feature, best in chosen.items()}
     return Plan(
         machine=machine.name,
@@ -305,6 +318,8 @@ def _choices(wanted: Mapping[str, Any], machine: Machine) -> dict[Feature, str]:
     """The user's choices by feature: arguments first, then `ACCEL_ATTENTION` and its like."""
     for name in wanted:
         if name not in CHOICES:
+            import difflib
+
             close = difflib.get_close_matches(name, CHOICES, n=1)
             raise InputError(
                 f"{name!r} is nothing that can be chosen"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 from accel.errors import InputError
+from accel.value import Value
 from accel.values import (
     Decision,
     Device,
@@ -21,12 +20,16 @@ from accel.values import (
     as_json,
 )
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
 SCHEMA = "accel-plan/1"
-T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Value):
     """What was found on `machine`, what was decided, and what would be patched.
 
     `attention`, `dtype` and `collective` are names as in the decisions; None where there is none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accel import reporting
 from accel.errors import CapabilityUnavailable
 from accel.planning import Plan
 from accel.resolving import Capabilities
@@ -86,10 +85,14 @@ class Report:
 
     def explain(self, format: str = "text") -> str:  # noqa: A002 - the word users will look for
         """The report as `text`, `markdown`, `html` or `json`; InputError for other formats."""
+        from accel import reporting  # most runs print nothing
+
         return reporting.render(self, format)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
+        from accel import reporting
+
         return reporting.as_dict(self.plan, notes=self.notes, entries=self.entries)
 
     def __str__(self) -> str:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
+from accel import versions
 from accel.errors import CapabilityUnavailable
-from accel.machine import Machine
+from accel.value import replaced
 from accel.values import Decision, Device, Feature, Impl, Level, Note, Stage
 
-logger = logging.getLogger("accel")
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Protocol, TypeAlias
 
+    from accel.machine import Machine
 
-class ProbeOutcome(Protocol):
-    """What a prober says of one implementation."""
+    class ProbeOutcome(Protocol):
+        """What a prober says of one implementation."""
 
-    @property
-    def passed(self) -> bool: ...
+        @property
+        def passed(self) -> bool: ...
 
-    @property
-    def detail(self) -> str: ...
+        @property
+        def detail(self) -> str: ...
 
-
-Prober = Callable[[Sequence[Impl]], Mapping[str, ProbeOutcome]]
+    Prober: TypeAlias = Callable[[Sequence[Impl]], Mapping[str, ProbeOutcome]]
 
 
 def key_of(impl: Impl) -> str:
@@ -37,6 +36,9 @@ def key_of(impl: Impl) -> str:
 @functools.cache
 def _requirement(text: str) -> tuple[str, Callable[[str], bool], bool]:
     """A PEP 508 requirement as (name, does a version meet it, does its marker hold here)."""
+    simple = versions.requirement(text)
+    if simple is not None:
+        return simple[0], lambda version: versions.within(version, simple[1]), True
     from packaging.requirements import Requirement
 
     parsed = Requirement(text)
@@ -125,17 +127,21 @@ class Capabilities:
         return self.choose([feature])[feature]
 
     def choose(self, features: Iterable[Feature]) -> dict[Feature, Decision | None]:
-        """`best` of several features, probing the candidates of all of them together."""
-        chosen: dict[Feature, Decision | None] = {}
-        open_features = list(features)
-        while open_features:
-            candidates = {feature: self._candidate(feature) for feature in open_features}
-            self._prove([d for d in candidates.values() if d is not None])
-            for feature, decision in candidates.items():
-                now = None if decision is None else self._now(decision)
-                if now is None or now.accepted:
+        """`best` of several features, probing the candidates of all of them together.
+
+        Each round takes what is left of an implementation out of the question, so there are no
+        more rounds than a feature has implementations.
+        """
+        lists = {feature: self._candidates(feature) for feature in features}
+        chosen: dict[Feature, Decision | None] = dict.fromkeys(lists)
+        while any(lists.values()):
+            firsts = {feature: left.pop(0) for feature, left in lists.items() if left}
+            self._prove(list(firsts.values()))
+            for feature, decision in firsts.items():
+                now = self._now(decision)
+                if now.accepted:
                     chosen[feature] = now
-                    open_features.remove(feature)
+                    lists[feature] = []
         return chosen
 
     def find(self, feature: Feature, name: str) -> Decision | None:
@@ -193,17 +199,20 @@ class Capabilities:
             return
         self._notes.append(note)
         if note.level is not Level.INFO:
-            logger.warning("%s: %s", note.subject, note.message)
+            import logging  # costs as much as detection, and most runs have nothing to log
+
+            logging.getLogger("accel").warning("%s: %s", note.subject, note.message)
 
     def prove_all(self) -> None:
         """Probe every implementation that is still in question."""
         self._prove(self._decisions)
 
-    def _candidate(self, feature: Feature) -> Decision | None:
+    def _candidates(self, feature: Feature) -> list[Decision]:
+        """What `choose` may come to, best first: the user's choice alone, where there is one."""
         own = self.wanted.get(feature)
         if own is not None:
-            return self.require(feature, own)
-        return next((decision for decision in self.of(feature) if decision.accepted), None)
+            return [self.require(feature, own)]
+        return [decision for decision in self.of(feature) if decision.accepted]
 
     def _now(self, decision: Decision) -> Decision:
         """The present state of a decision that may have been probed since."""
@@ -230,7 +239,7 @@ class Capabilities:
 
     def _settle_probe(self, decision: Decision, outcome: ProbeOutcome) -> None:
         index = next(i for i, d in enumerate(self._decisions) if d.impl is decision.impl)
-        self._decisions[index] = dataclasses.replace(
+        self._decisions[index] = replaced(
             decision, accepted=outcome.passed, stage=Stage.PROBED, reason=outcome.detail
         )
 
@@ -245,6 +254,8 @@ class Capabilities:
     def _unavailable(
         self, feature: Feature, name: str, asked_by: str = ""
     ) -> CapabilityUnavailable:
+        import difflib
+
         decisions = self.of(feature)
         accepted = [d.name for d in decisions if d.accepted]
         known = [d.name for d in decisions]

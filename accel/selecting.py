@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
@@ -72,6 +71,8 @@ def _named(devices: Sequence[Device], wanted: str, machine: Machine) -> Device:
     key = wanted.strip().lower()
     matches = [device for device in devices if key in names_of(device)]
     if not matches:
+        import difflib
+
         known = sorted(set().union(*(names_of(device) for device in devices)))
         close = difflib.get_close_matches(key, known, n=1)
         here = ", ".join(sorted({f"{d.torch_name} ({d.vendor} {d.arch})" for d in devices}))

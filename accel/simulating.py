@@ -1,4 +1,4 @@
-"""Machines that are not here: `ACCEL_SIMULATE` names one, and a plugin lets it stand in for this one.
+"""Machines that are not here: `ACCEL_SIMULATE` names one that is to stand in for this one.
 
 The variable travels to children as any other, so a data loader's worker, a rank and a probe's child
 see what their parent saw. Who provides the machine, and the torch device that goes with it, is a
@@ -48,7 +48,7 @@ def forget() -> None:
 def provider(
     known: Plugins, name: str, count: int | None, fault: str | None
 ) -> AbstractContextManager[Machine]:
-    """What simulates the machine `name` while it is entered. Raises AccelError where nothing can."""
+    """What simulates the machine `name` while it is entered. AccelError where nothing can."""
     for answer in known.call("accel_simulate", name=name, count=count, fault=fault):
         if isinstance(answer.value, AccelError):
             raise answer.value

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
 
-Confidence = Literal["measured", "documented", "reported", "inferred"]
-"""How well a fact is known: read off a machine of ours, from the vendor's own documentation,
-from a third party, or by reasoning from a relative."""
+from accel.value import Value, field, field_names
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any, Literal, TypeAlias
+
+    Confidence: TypeAlias = Literal["measured", "documented", "reported", "inferred"]
+    """How well a fact is known: read off a machine of ours, from the vendor's own documentation,
+    from a third party, or by reasoning from a relative."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-def _empty() -> Mapping[str, Any]:
-    # A factory because a mapping proxy has no hash before Python 3.12, and dataclasses want one.
-    return EMPTY
 
 
 class Feature(str, enum.Enum):
@@ -47,8 +46,7 @@ class Level(str, enum.Enum):
     ERROR = "error"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Device:
+class Device(Value):
     """One accelerator (or the host CPU) as its plugin found it, without touching a driver context.
 
     `kind` is torch's device type and `index` the number torch will give it, so `kind:index` is a
@@ -71,7 +69,7 @@ class Device:
     priority: int = 0
     problem: str | None = None
     remedy: str | None = None
-    attributes: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
+    attributes: Mapping[str, Any] = field(default=EMPTY, hash=False)
     owner: str = ""
 
     @property
@@ -84,8 +82,7 @@ class Device:
         return self.problem is None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Probe:
+class Probe(Value):
     """A function `module:name` to be called in a child process as `f(device, **arguments)`.
 
     It computes on real numbers, forward and, where there is one, backward; returns a line that
@@ -93,12 +90,11 @@ class Probe:
     """
 
     function: str
-    arguments: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
+    arguments: Mapping[str, Any] = field(default=EMPTY, hash=False)
     seconds: float = 60.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Impl:
+class Impl(Value):
     """One way to have a feature on a device: what a plugin declares.
 
     `unavailable` is the reason it cannot be had, known from the facts alone. `requires` are
@@ -117,12 +113,11 @@ class Impl:
     note: str = ""
     source: str = ""
     confidence: Confidence = "documented"
-    limits: Mapping[str, Any] = dataclasses.field(default_factory=_empty, hash=False)
+    limits: Mapping[str, Any] = field(default=EMPTY, hash=False)
     owner: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(Value):
     """What became of an Impl on a device. `proven` only after its probe passed, here."""
 
     impl: Impl
@@ -143,8 +138,7 @@ class Decision:
         return self.impl.name
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Note:
+class Note(Value):
     """One line of a report: what happened, to what, and what to do about it."""
 
     level: Level
@@ -154,8 +148,7 @@ class Note:
     origin: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PluginInfo:
+class PluginInfo(Value):
     """A plugin as found: entry point `name`, and the distribution that brought it."""
 
     name: str
@@ -166,8 +159,7 @@ class PluginInfo:
     problem: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Patch:
+class Patch(Value):
     """One reversible change to a library.
 
     `target` is `package.module:attribute.path`. Exactly one of these says what to do:
@@ -185,17 +177,17 @@ class Patch:
 
     target: str
     reason: str
-    replace: Callable[[Any], Any] | None = dataclasses.field(default=None, compare=False)
-    seam: Callable[[Any], Callable[[], None]] | None = dataclasses.field(
-        default=None, compare=False
-    )
-    environ: Mapping[str, str | None] | None = dataclasses.field(default=None, hash=False)
+    replace: Callable[[Any], Any] | None = field(default=None, compare=False)
+    seam: Callable[[Any], Callable[[], None]] | None = field(default=None, compare=False)
+    environ: Mapping[str, str | None] | None = field(default=None, hash=False)
     distribution: str = ""
     versions: str = ""
     parameters: tuple[str, ...] = ()
-    guard: Callable[[Any], str | None] | None = dataclasses.field(default=None, compare=False)
+    guard: Callable[[Any], str | None] | None = field(default=None, compare=False)
     upstream: str = ""
     until: str = ""
+    symptom: str = ""
+    """What a user sees without the patch, with the text of the error, so that a search finds it."""
     optional: bool = False
     """The target may well be absent (a module that only some versions have): no line if it is."""
     owner: str = ""
@@ -216,14 +208,23 @@ class Patch:
 
 
 def as_json(value: Any) -> Any:
-    """`value` with dataclasses as dicts, enums as values, tuples as lists; no callables."""
+    """Plain data: Values and dataclasses as dicts, enums as values, tuples as lists.
+
+    Callables are left out.
+    """
     if isinstance(value, enum.Enum):
         return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: as_json(item) for name, item in fields if not callable(item)}
+    names = field_names(value) if isinstance(value, Value) else _dataclass_fields(value)
+    if names is not None:
+        items = ((name, getattr(value, name)) for name in names)
+        return {name: as_json(item) for name, item in items if not callable(item)}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [as_json(item) for item in value]
     return value
+
+
+def _dataclass_fields(value: Any) -> tuple[str, ...] | None:
+    fields = getattr(type(value), "__dataclass_fields__", None)
+    return None if fields is None else tuple(fields)

@@ -31,4 +31,7 @@ step record python3 -m accel record --output "$out/record.json"
 TAIL=60 step explain-cold python3 -m accel explain --probe
 step explain-warm python3 -m accel explain --probe --json
 step gpu-tests python3 -m pytest "$root/tests/gpu" -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -q
+plugin=$(python3 -c 'import accel
+print(next((d.owner for d in accel.devices() if d.kind != "cpu" and d.usable), "cpu"))')
+TAIL=80 step conformance python3 -m accel conformance "$plugin" --save "$out/$plugin.json" --junit "$out/conformance.xml"
 step startup python3 "$root/benchmarks/startup.py" --json "$out/startup.json"

@@ -3,7 +3,12 @@
     python benchmarks/startup.py [--runs 9] [--json FILE]
 
 Rows: an empty interpreter, `import accel`, `accel.devices()`, the `accel devices` command, and
-`import torch` with and without a warm `accel.auto()` behind it. Report the ratios, not the times.
+`import torch` with and without a warm `accel.auto()` behind it; where there is a driver to ask,
+also the bare questions to it. Report the ratios, not the times.
+
+`import torch` leaves a full garbage collection due, which the next to allocate pays for. auto()
+does not: it leaves the collector at rest, and the collection to whatever comes after it. Both rows
+with torch end with the interpreter, whose own last collection they both pay.
 """
 
 from __future__ import annotations
@@ -25,6 +30,13 @@ CASES = {
     "import torch": [sys.executable, "-c", "import torch"],
     "import torch; accel.auto()": [sys.executable, "-c", "import torch, accel; accel.auto()"],
 }
+
+DRIVER = (
+    "import ctypes; n = ctypes.CDLL('libnvidia-ml.so.1'); c = ctypes.c_uint();"
+    "assert n.nvmlInitWithFlags(0) == 0; n.nvmlDeviceGetCount_v2(ctypes.byref(c)); n.nvmlShutdown()"
+)
+if subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, check=False).returncode == 0:
+    CASES["NVML alone, by ctypes"] = [sys.executable, "-c", DRIVER]
 
 
 def seconds(command: Sequence[str]) -> float:

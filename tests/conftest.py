@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
+
+# Workers with as many threads as the machine has cores wait for each other at every operation.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    fair = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, fair)))
 
 # A test never asserts a time, and the first example often pays for an import.
 settings.register_profile("accel", deadline=None)

@@ -2,10 +2,13 @@
 """Make a virtual environment for this repository, the right torch first.
 
     python3 tools/environment.py .venv-test --extra test --extra demo [--torch REQ] [--also REQ]
+    python3 tools/environment.py .venv-failures/old --on .venv-test --also transformers==4.51.3
 
 Standard library only, because it runs before anything is installed. Torch goes in before
 everything else and stays pinned, because packages that need torchvision would otherwise replace
 it. An environment that is up to date is left alone; one for another torch or Python is made anew.
+With `--on` it is a layer over another environment: it has what that one has, and in front of it
+only what differs.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "2.13.0"
 STAMP = "accel-environment.json"
-SPACE = 4_000_000_000
+SPACE = 5_000_000_000
+COMPILERS = "compilers"
+"""The extra with Triton and NVRTC, for a torch that comes without; a vendor's Triton must stay."""
 BEAT = 15.0
 
 NODES = {
@@ -202,7 +207,7 @@ class Environment:
             "import importlib.metadata as m\n"
             "for d in m.distributions():\n"
             "    n = (d.metadata['Name'] or '').lower()\n"
-            "    if n == 'torch' or n.startswith(('torch-', 'torch_', 'triton')):\n"
+            "    if n == 'torch' or n.startswith(('torch-', 'torch_')) or 'triton' in n:\n"
             "        print(f'{n}=={d.version}')\n"
         )
         done = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
@@ -210,13 +215,87 @@ class Environment:
         self.constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"  keeping {', '.join(lines)}", flush=True)
 
+    def lacking(self, extras: Sequence[str]) -> list[str]:
+        """The extras less COMPILERS where the torch has brought a Triton of its own."""
+        kept = self.constraints.read_text(encoding="utf-8")
+        return [extra for extra in extras if extra != COMPILERS or "triton" not in kept]
+
     def install_project(self, extras: Sequence[str], also: Sequence[str]) -> None:
+        extras = self.lacking(extras)
         project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
         must(
             f"installing accel with its extras {', '.join(extras)} {' '.join(also)}".rstrip(),
             self.pip("--constraint", str(self.constraints), *also, "--editable", project),
             NETWORK,
         )
+
+
+class Layer(Environment):
+    """An environment that finds what it does not have itself in `base`."""
+
+    def __init__(self, folder: Path, base: Environment) -> None:
+        super().__init__(folder)
+        self.base = base
+        self.constraints = base.constraints
+
+    def create_on_base(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        must(
+            f"making {self.folder.name} on {self.base.folder.name}",
+            [self.base.python, "-m", "venv", "--without-pip", str(self.folder)],
+            "a Python with the venv module (on Debian: apt-get install python3-venv)",
+        )
+        below, own = (site_packages(environment) for environment in (self.base, self))
+        # addsitedir, because the base's own .pth files (the editable accel) count too
+        line = f"import site; site.addsitedir({str(below)!r})\n"
+        (own / "zz_base.pth").write_text(line, encoding="utf-8")
+        self._copy_programs()
+
+    def _copy_programs(self) -> None:
+        """Its torchrun and its like, run by this environment's Python."""
+        for program in Path(self.base.python).parent.iterdir():
+            target = Path(self.python).parent / program.name
+            if target.exists() or not program.is_file():
+                continue
+            first, _, rest = program.read_bytes().partition(b"\n")
+            if first == b"#!" + self.base.python.encode():
+                target.write_bytes(b"#!" + self.python.encode() + b"\n" + rest)
+                target.chmod(0o755)
+
+    def install(self, requirements: Sequence[str], *options: str) -> None:
+        arguments = ["--constraint", str(self.constraints), *options, *requirements]
+        must(f"installing {' '.join(requirements)}", self.pip(*arguments), NETWORK)
+
+
+def site_packages(environment: Environment) -> Path:
+    """Where an environment's packages are."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run(
+        [environment.python, "-c", code], check=True, capture_output=True, text=True
+    )
+    return Path(done.stdout.strip())
+
+
+def make_layer(folder: Path, on: Path, also: Sequence[str], bare: Sequence[str]) -> bool:
+    """A layer on the environment `on`; False where it was up to date.
+
+    `also` come with what they need, `bare` (those that would need a card, or replace torch)
+    without. Raises Failed.
+    """
+    base = Environment(Path(os.path.abspath(on)))
+    layer = Layer(Path(os.path.abspath(folder)), base)
+    if not base.known():
+        raise Failed(f"{on} is no environment of this tool\n  try: make .venv-test")
+    want: dict[str, object] = {"on": dict(base.known()), "also": list(also), "bare": list(bare)}
+    if layer.known() == want:
+        return False
+    layer.create_on_base()
+    if also:
+        layer.install(also)
+    if bare:
+        layer.install(bare, "--no-deps")
+    layer.stamp.write_text(json.dumps(want), encoding="utf-8")
+    return True
 
 
 NETWORK = "the same again; `pip config list` shows which package index pip asks"
@@ -275,8 +354,14 @@ def main() -> int:
     parser.add_argument("--extra", action="append", default=[])
     parser.add_argument("--also", action="append", default=[], help="a further requirement")
     parser.add_argument("--torch", default="", help="requirements, in place of the default")
+    parser.add_argument("--on", type=Path, help="an environment to lay this one over")
+    parser.add_argument("--bare", action="append", default=[], help="as --also, alone")
+    arguments = parser.parse_args()
     try:
-        make(parser.parse_args())
+        if arguments.on is None:
+            make(arguments)
+        else:
+            make_layer(Path(arguments.folder), arguments.on, arguments.also, arguments.bare)
     except Failed as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1

@@ -9,16 +9,19 @@ from typing import Annotated, Any
 import typer
 
 import accel
-from accel.cli import USAGE, commands, running
+from accel.cli import USAGE, commands, conforming, creating, running
 from accel.loading import Plugins
 
-OWN: dict[str, Callable[..., None]] = {
+OWN: dict[str, Callable[..., int | None]] = {
     "devices": commands.devices,
     "explain": commands.explain,
     "plan": commands.plan,
     "plugins": commands.plugins,
     "record": commands.record,
     "doctor": commands.doctor,
+    "conformance": conforming.conformance,
+    "matrix": conforming.matrix,
+    "new-plugin": creating.new_plugin,
 }
 _UsageError: Any = typer.BadParameter.__base__
 """click's, wherever this typer keeps its click."""
@@ -26,9 +29,9 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def invoke(arguments: list[str]) -> int:
     """Run one command line. AccelErrors and a command's own exceptions pass through."""
-    app = build()
     arguments = arguments or ["--help"]
     command = next((text for text in arguments if not text.startswith("-")), None)
+    app = build(command)
     # A plugin's command may be meant, or the list of all of them is.
     if command not in {*OWN, "run"} and (command or "--help" in arguments):
         from accel.pipeline import loaded_plugins
@@ -47,8 +50,11 @@ def invoke(arguments: list[str]) -> int:
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
-def build() -> typer.Typer:
-    """The application with accel's own commands."""
+def build(command: str | None = None) -> typer.Typer:
+    """The application with accel's own commands, or with the one that is asked for.
+
+    typer makes a pydantic adapter for every parameter of every command that an application has.
+    """
     app = typer.Typer(
         help="See and use whatever accelerator is there.",
         rich_markup_mode=None,
@@ -57,9 +63,11 @@ def build() -> typer.Typer:
     )
     app.callback()(_options)
     for name, function in OWN.items():
-        app.command(name)(function)
-    # What stands after the script is the script's own, options too.
-    app.command("run", context_settings={"allow_interspersed_args": False})(running.run)
+        if command in (name, None) or command not in {*OWN, "run"}:
+            app.command(name)(function)
+    if command not in OWN:
+        # What stands after the script is the script's own, options too.
+        app.command("run", context_settings={"allow_interspersed_args": False})(running.run)
     return app
 
 

@@ -114,21 +114,27 @@ def record(
         print(f"accel: wrote {output} ({len(text.encode()) >> 10} kB)", file=sys.stderr)
 
 
-def doctor(machine: options.OnMachine = None, as_json: options.AsJson = False) -> None:
+def doctor(
+    machine: options.OnMachine = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Show what can be mended, ask, and do it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --fix: do not ask.")] = False,
+    env_file: Annotated[
+        Path, typer.Option("--env-file", help="With --fix: where variables are written.")
+    ] = Path("accel-env.sh"),
+    as_json: options.AsJson = False,
+) -> None:
     """Find what is wrong with this machine's setup, and the command that mends it.
 
-    Ends with 0 only where nothing is. Works when `import torch` itself fails.
+    Ends with 0 only where nothing is. Works when `import torch` itself fails. With --fix,
+    variables go into a file to source, and pip runs in this environment; nothing else is touched.
     """
-    from accel import doctor as doctoring
+    from accel.cli import mending
 
-    with progress("examining"), quiet_log():
-        diagnosis = doctoring.examine(pipeline.open_machine(machine))
-    if as_json:
-        print_json(diagnosis.to_json())
-    else:
-        print(diagnosis)
-    if not diagnosis.healthy:
-        raise typer.Exit(1)
+    code = mending.doctor(machine, fix=fix, yes=yes, env_file=env_file, as_json=as_json)
+    if code != 0:
+        raise typer.Exit(code)
 
 
 def _planned(

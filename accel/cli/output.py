@@ -87,8 +87,11 @@ def quiet_log() -> Iterator[None]:
         LOGGER.propagate = before
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file at once: readers find the old one or the whole new one. InputError if not."""
+def write_whole(path: Path, text: str, *, option: str = "--output") -> None:
+    """Write a file at once: readers find the old one or the whole new one. InputError if not.
+
+    `option` is what the user named the file by.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(draft, "x", encoding="utf-8") as file:
@@ -102,5 +105,5 @@ def write_whole(path: Path, text: str) -> None:
         raise InputError(
             f"{path} cannot be written",
             found=getattr(error, "strerror", None) or str(error),
-            remedy="--output with a path in a folder that is there and yours",
+            remedy=f"{option} with a path in a folder that is there and yours",
         ) from None

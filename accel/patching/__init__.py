@@ -8,7 +8,6 @@ end, wait for it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import os
@@ -17,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, Literal
 
-from packaging.specifiers import SpecifierSet
-
+from accel import versions
 from accel.errors import PatchConflict, PatchError, TargetMissing, VersionMismatch
 from accel.patching import importing
 from accel.patching.places import ABSENT, Place, alike, bare, locate
 from accel.patching.slots import Changes, Layer, Slot, slot_for
+from accel.value import Value
 from accel.values import Level, Note, Patch
 
 State = Literal["applied", "waiting", "skipped", "failed", "reverted"]
@@ -35,8 +34,7 @@ _late: list[Callable[[], None]] = []
 _forking: list[bool] = []
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(Value, kw_only=False):
     """What became of a patch. `also` are the other names that were rebound, as `module:name`."""
 
     patch: Patch
@@ -45,15 +43,15 @@ class Entry:
     also: tuple[str, ...]
 
 
-@dataclasses.dataclass(eq=False)
 class _Record:
-    patch: Patch
-    state: State = "skipped"
-    detail: str = ""
-    layers: list[tuple[Slot, Layer]] = dataclasses.field(default_factory=list)
-    undo: Callable[[], None] | None = None
-    waiting: importing.Waiting | None = None
-    forgotten: bool = False
+    def __init__(self, patch: Patch) -> None:
+        self.patch = patch
+        self.state: State = "skipped"
+        self.detail = ""
+        self.layers: list[tuple[Slot, Layer]] = []
+        self.undo: Callable[[], None] | None = None
+        self.waiting: importing.Waiting | None = None
+        self.forgotten = False
 
     def entry(self) -> Entry:
         names = {place.label for slot, _ in self.layers for place, _ in slot.places}
@@ -173,7 +171,7 @@ def _check_version(patch: Patch, version: Callable[[str], str | None]) -> None:
     found = version(patch.distribution)
     if found is None:
         raise VersionMismatch(f"for {patch.distribution} {patch.versions}, which is not installed")
-    if not SpecifierSet(patch.versions).contains(found, prereleases=True):
+    if not versions.within(found, patch.versions):
         raise VersionMismatch(f"for {patch.distribution} {patch.versions}, here is {found}")
 
 

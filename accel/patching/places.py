@@ -6,7 +6,6 @@ are, lazy modules are not woken, and what was inherited is inherited again after
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from types import ModuleType
 from typing import Any
@@ -23,14 +22,14 @@ class _Absent:
 ABSENT: Any = _Absent()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Place:
     """`holder.name`, or `holder[name]` if `item`. Reading runs no property and binds no method."""
 
-    label: str
-    holder: Any
-    name: Any
-    item: bool = False
+    def __init__(self, label: str, holder: Any, name: Any, item: bool = False) -> None:
+        self.label = label
+        self.holder = holder
+        self.name = name
+        self.item = item
 
     def same(self, other: Place) -> bool:
         return self.holder is other.holder and self.name == other.name and self.item is other.item

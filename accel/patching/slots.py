@@ -13,7 +13,6 @@ replaced in that one place.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -56,13 +55,15 @@ def _door(original: Any) -> tuple[Any, Callable[[Any], None]]:
     return door, aim
 
 
-@dataclasses.dataclass(eq=False)
 class Layer:
     """One patch's replacement in a slot. `failed` is told if it cannot be made anew."""
 
-    replace: Callable[[Any], Any]
-    made: Any
-    failed: Callable[[BaseException], None]
+    def __init__(
+        self, replace: Callable[[Any], Any], made: Any, failed: Callable[[BaseException], None]
+    ) -> None:
+        self.replace = replace
+        self.made = made
+        self.failed = failed
 
 
 class Slot:

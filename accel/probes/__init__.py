@@ -149,8 +149,11 @@ def attention_kernel(device: str, dtype: str, kernel: str, layout: str = "bshd")
     return line(f"{dtype} {kernel} 2x4x128x64, causal", error, ms)
 
 
-def collective(device: str, backend: str, dtype: str = "float32") -> str:
-    """all_reduce in a group of this process alone, met over a file: no network is needed."""
+def collective(device: str, backend: str, dtype: str = "float32", tensors: str = "device") -> str:
+    """all_reduce in a group of this process alone, met over a file: no network is needed.
+
+    With `tensors = "host"` it reduces tensors of the host: for a backend that takes no others.
+    """
     import datetime
 
     import torch
@@ -159,6 +162,8 @@ def collective(device: str, backend: str, dtype: str = "float32") -> str:
     if not dist.is_available() or not dist.is_backend_available(backend):
         raise Refused(f"this torch has no collective backend {backend!r}")
     wanted = numbers((1024,), dtype_of(dtype), 0)
+    if tensors == "host":
+        device = "cpu"
     if torch.device(device).index is not None:
         getattr(torch, torch.device(device).type).set_device(device)
     begin = time.perf_counter()
@@ -176,7 +181,12 @@ def collective(device: str, backend: str, dtype: str = "float32") -> str:
             error = error_of("the sum", there(got, device), wanted.double(), 0.0)
         finally:
             dist.destroy_process_group()
-    return line(f"{backend} all_reduce of 1024 {dtype}", error, ms_since(begin), "one process")
+    return line(
+        f"{backend} all_reduce of 1024 {dtype}",
+        error,
+        ms_since(begin),
+        f"one process, tensors of the {tensors}",
+    )
 
 
 def imports(device: str, modules: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ itself: the second time costs a millisecond, and several processes at once wait 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import importlib.machinery
@@ -26,6 +25,7 @@ import accel
 from accel.caching import DiskCache, Entries, default_folder
 from accel.errors import AccelError
 from accel.machine import Machine
+from accel.value import Value
 from accel.values import Device, Impl, Note, Probe, as_json
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ OWN_MODULES = (
 _DISTRIBUTION = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Value, kw_only=False):
     """`detail` is a line for people: what was measured, or why it failed. `seconds` of the run."""
 
     passed: bool

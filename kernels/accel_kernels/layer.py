@@ -185,6 +185,18 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         """The tensors of the provider's layout."""
         return [getattr(self, key) for key in self._packed_names]
 
+    @property
+    def sizes(self) -> tuple[int, int, int, int, str]:
+        """What the operators want to know of the weight, after its packed tensors."""
+        shape, provider = self._ready()
+        return (
+            shape.bits,
+            shape.group_size,
+            shape.in_features,
+            shape.out_features,
+            provider,
+        )
+
     def weight_values(self) -> QuantizedWeight:
         """The weight in the canonical layout."""
         shape, provider = self._ready()
@@ -212,22 +224,13 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in_features] -> [..., out_features]."""
-        shape, provider = self._ready()
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         packed, bias = self.packed, self.bias
         if packed[0].device != x.device:
             packed = [tensor.to(x.device, non_blocking=True) for tensor in packed]
-        y = quantized_linear(
-            x,
-            packed,
-            shape.bits,
-            shape.group_size,
-            shape.in_features,
-            shape.out_features,
-            provider,
-        )
+        y = quantized_linear(x, packed, *self.sizes)
         return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
 
     def extra_repr(self) -> str:

@@ -10,15 +10,19 @@ LLaMA-Factory train what was loaded.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-from accel import hookimpl
 from accel.facts import Facts, load_facts
+from accel.hookspecs import hookimpl
 from accel.machine import Machine
-from accel.resolving import Capabilities
+from accel.value import replaced
 from accel.values import Device, Feature, Impl, Level, Note, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 OWN = "accel_kernels"
 PREFIX = "accel_"
@@ -42,7 +46,7 @@ def _with_package(impl: Impl, facts: Facts, machine: Machine) -> Impl:
     if impl.requires or not packages:
         return impl
     there = next((name for name in packages if machine.version(name)), packages[0])
-    return dataclasses.replace(impl, requires=(there,))
+    return replaced(impl, requires=(there,))
 
 
 @hookimpl

@@ -71,7 +71,7 @@ class Provider(abc.ABC):
 
 _providers: dict[str, Provider] = {}
 
-OWN = ("torch", "triton", "cuda")
+OWN = ("torch", "torch_int4", "triton", "cuda")
 """Providers of this package, imported when first asked for."""
 
 

@@ -7,16 +7,21 @@ torch, CANN and the driver are there. No device is opened and no library of CANN
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 from accel.detecting import Problem, bridge_problem, torch_problem, visible
 from accel.facts import ArchFacts, Facts, load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
+from accel.value import Value
 from accel.values import Device, Impl
-from accel_ascend.npu_smi import Chip, board, chips
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.troubles import Finding
+    from accel_ascend.npu_smi import Chip
 
 OWN = "accel_ascend"
 PCI_VENDOR = "19e5"
@@ -26,7 +31,7 @@ _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 _FOLDERS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
 
 
-class Found(NamedTuple):
+class Found(Value, kw_only=False):
     """A chip by its logical id, which is its place among these; `physical` is davinci's number."""
 
     arch: str
@@ -63,6 +68,14 @@ def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:
     return _known(load_facts(OWN), device.arch).impls
 
 
+@hookimpl
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
+    """What is wrong around NPUs, and around a torch_npu without any."""
+    from accel_ascend.doctoring import examine
+
+    return examine(machine, devices, _nodes(machine))
+
+
 def architecture(name: str, pci_device: str | None, facts: Facts) -> tuple[str, str]:
     """The vendor's own name of a chip, and its family, from the driver's name and the PCI id.
 
@@ -71,7 +84,7 @@ def architecture(name: str, pci_device: str | None, facts: Facts) -> tuple[str, 
     driver names no chip, the id gives the architecture that CANN compiles for, `dav-2201`.
     """
     by_id: dict[str, str] = facts.extra["pci"].get(pci_device or "", {})
-    full = re.sub(r"\s+", "", name)
+    full = "".join(name.split())
     if full and not full.startswith("Ascend"):
         full = f"Ascend{full}"
     if full and full not in facts.extra["too_short"]:
@@ -105,6 +118,8 @@ def _chips(
     Without nodes there is one for each card, so that a missing driver can be told.
     """
     ids = {card.address.lower(): card.device for card in cards}
+    from accel_ascend.npu_smi import chips
+
     listed = chips(machine.command(["npu-smi", "info"]) or "") if nodes else ()
     if listed:
         whole = _whole_name(machine, listed[0])
@@ -147,6 +162,8 @@ def _whole_name(machine: Machine, chip: Chip) -> str:
     """
     if chip.name != "Ascend910":
         return ""
+    from accel_ascend.npu_smi import board
+
     ask = ["npu-smi", "info", "-t", "board", "-i", str(chip.card), "-c", str(chip.number)]
     number = board(machine.command(ask) or "").get("NPU Name", "")
     return f"{chip.name}_{number}" if number else ""
@@ -204,6 +221,8 @@ def _toolkit(machine: Machine) -> tuple[str | None, str | None]:
 
 
 def _line(text: str | None, key: str) -> str | None:
+    import re
+
     found = re.search(rf"^{key}=(\S+)", text or "", re.MULTILINE)
     return found.group(1) if found else None
 

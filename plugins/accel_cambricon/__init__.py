@@ -6,16 +6,20 @@ from `cnmon`; the capabilities are in `facts.toml`.
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 from accel.detecting import Problem, bridge_problem, named_in_local, shown
 from accel.facts import load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
+from accel.value import Value, replaced
 from accel.values import Device, Feature, Impl, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.troubles import Finding
 
 VENDOR = "cambricon"
 PCI_VENDOR = "cabc"
@@ -25,7 +29,7 @@ _PROC = "/proc/driver/cambricon/mlus"
 _MIB = 2**20
 
 
-class Card(NamedTuple):
+class Card(Value, kw_only=False):
     """An MLU that this process may open: its PCI function, and what the driver says of it."""
 
     pci: Pci
@@ -91,6 +95,24 @@ def accel_patches(device: Device, machine: Machine) -> Iterable[Patch]:
     ]
 
 
+@hookimpl
+def accel_doctor(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
+    """Upstream's triton, where an MLU needs Cambricon's."""
+    version = machine.version("triton")
+    here = any(device.vendor == VENDOR for device in devices)
+    if not here or version is None or "mlu" in version:
+        return []
+    from accel.troubles import load_troubles
+
+    return [
+        load_troubles(__name__)["cambricon-triton-replaced"].found(
+            f"triton {version}",
+            "is not Cambricon's, whose version ends in +mlu",
+            "pip install --force-reinstall --no-deps triton-*+mlu*.whl  # of Cambricon's SDK",
+        )
+    ]
+
+
 def _cards(machine: Machine) -> list[Card]:
     """MLUs in the driver's order. In a container, only those whose device node was passed in."""
     nodes = frozenset(machine.glob("/dev/cambricon_dev[0-9]*"))
@@ -108,6 +130,8 @@ def _cards(machine: Machine) -> list[Card]:
 
 
 def _node_number(node: str) -> int:
+    import re
+
     digits = re.search(r"(\d+)$", node)
     return int(digits.group(1)) if digits else 0
 
@@ -120,6 +144,8 @@ def parse_information(text: str) -> dict[str, str]:
 
 def parse_cnmon(text: str) -> dict[str, int]:
     """Memory in bytes by PCI address, from the table that `cnmon` prints: two lines a card."""
+    import re
+
     found: dict[str, int] = {}
     address = None
     for line in text.splitlines():
@@ -136,6 +162,8 @@ def parse_cnmon(text: str) -> dict[str, int]:
 
 def _arch(card: Card) -> str:
     """The architecture by the card's name, else by its PCI id: `mlu590` for an MLU590-M9."""
+    import re
+
     named = re.match(r"mlu-?(\d{3})", card.name, re.IGNORECASE)
     if named:
         return f"mlu{named.group(1)}"
@@ -145,6 +173,8 @@ def _arch(card: Card) -> str:
 
 def _toolkit(machine: Machine) -> str | None:
     """Neuware's version, from the file that its installer leaves."""
+    import re
+
     home = machine.env("NEUWARE_HOME") or NEUWARE
     found = re.search(r"(\d+(?:\.\d+)+)", machine.read(f"{home}/version.txt") or "")
     return found.group(1) if found else None
@@ -183,4 +213,4 @@ def _with_vendors_triton(impl: Impl, machine: Machine) -> Impl:
     version = machine.version("triton")
     if (impl.feature, impl.name) != (Feature.OP, "triton") or version is None or "mlu" in version:
         return impl
-    return dataclasses.replace(impl, unavailable=f"triton {version} is not Cambricon's (+mlu)")
+    return replaced(impl, unavailable=f"triton {version} is not Cambricon's (+mlu)")

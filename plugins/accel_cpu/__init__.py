@@ -6,15 +6,17 @@ its kernels are compiled for. What each can do stands in `facts.toml`.
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Iterable
-from typing import Any
 
 from accel.facts import ArchFacts, Facts, load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Cpu, Machine
+from accel.value import replaced
 from accel.values import Device, Feature, Impl
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 OWN = "accel_cpu"
 _MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
@@ -83,8 +85,10 @@ def _model(machine: Machine, cpu: Cpu, facts: Facts) -> tuple[str, str]:
 
     Linux gives an Arm core as a part number, which means something only with its implementer.
     """
-    if not re.fullmatch(r"0x[0-9a-f]+", cpu.model):
+    if not cpu.model.startswith("0x"):
         return cpu.model, ""
+    import re
+
     text = machine.read("/proc/cpuinfo") or ""
     found = re.search(r"^CPU implementer\s*:\s*(0x[0-9a-f]+)", text, re.MULTILINE)
     implementer = found.group(1) if found else ""
@@ -94,7 +98,8 @@ def _model(machine: Machine, cpu: Cpu, facts: Facts) -> tuple[str, str]:
 
 def _maker(model: str, implementer: str, facts: Facts) -> str | None:
     makers: dict[str, str] = facts.extra["makers"]
-    words = {word.lower() for word in re.findall(r"[A-Za-z]+", model)} | {implementer}
+    letters = "".join(c if c.isascii() and c.isalpha() else " " for c in model)
+    words = {*letters.lower().split(), implementer}
     return next((maker for word, maker in makers.items() if word in words), None)
 
 
@@ -134,7 +139,7 @@ def _with_compiler(impl: Impl, machine: Machine) -> Impl:
     """torch.compile writes C++ for a processor, so without a compiler it is not to be had."""
     if impl.feature is not Feature.OP or impl.name != "compile" or _has_compiler(machine):
         return impl
-    return dataclasses.replace(
+    return replaced(
         impl,
         unavailable="torch.compile writes C++ for a processor and no compiler is in "
         f"{', '.join(_FOLDERS)} or named by CXX",

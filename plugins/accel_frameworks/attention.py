@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Any
-
 from accel.values import Feature, Level, Note, Stage
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any
+
     from accel.resolving import Capabilities
 
 KNOWN = ("flash_attention_2", "flash_attention_3", "sdpa", "eager")
@@ -88,4 +88,6 @@ def _served_by_hub(name: str, capabilities: Capabilities) -> bool:
     found = capabilities.find(Feature.ATTENTION, name)
     if found is None or found.accepted or found.stage is not Stage.INSTALLED:
         return False
+    import importlib.util
+
     return importlib.util.find_spec("kernels") is not None

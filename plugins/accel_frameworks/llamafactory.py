@@ -6,12 +6,17 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from accel import hookimpl
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Device, Feature, Level, Note, Patch
-from accel_frameworks import precision
+from accel_frameworks import llamafactory_device, llamafactory_flags, llamafactory_webui
+from accel_frameworks.ranks import start_llamafactory
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 DISTRIBUTION = "llamafactory"
 VERSIONS = ">=0.9.4,<0.10"
@@ -31,12 +36,14 @@ EAGER_INSTEAD_OF_SDPA = ("gemma2", "youtu", "youtu_vl")
 @hookimpl
 def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]:
     """Every question to `capabilities` that could start a probe waits until it is asked."""
-    patches = [_ranks(capabilities)]
+    patches = _ranks(capabilities)
     if capabilities.of(Feature.ATTENTION):
         patches.append(_attention(capabilities))
     if capabilities.of(Feature.DTYPE):
-        patches += [_flags(capabilities), _pure_bf16(capabilities)]
-    return patches
+        patches.append(_flags(capabilities))
+    patches += llamafactory_flags.patches(capabilities)
+    patches += llamafactory_webui.patches(capabilities)
+    return [*patches, *llamafactory_device.patches(capabilities)]
 
 
 @hookimpl
@@ -47,8 +54,9 @@ def accel_commands(app: Any) -> None:
     llamafactory_command.add_to(app)
 
 
-def _ranks(capabilities: Capabilities) -> Patch:
-    return Patch(
+def _ranks(capabilities: Capabilities) -> list[Patch]:
+    upstream = "https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/launcher.py"
+    started = Patch(
         target="llamafactory.launcher:launch",
         reason="it executes itself again under torchrun, and the web page starts the command "
         "line: what was repaired in this process is lost in those; and it starts torchrun by its "
@@ -56,9 +64,23 @@ def _ranks(capabilities: Capabilities) -> Patch:
         replace=lambda original: _launched(original, environment(capabilities)),
         distribution=DISTRIBUTION,
         versions=VERSIONS,
-        upstream="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/src/llamafactory/launcher.py",
+        upstream=upstream,
         until="LLaMA-Factory starts its ranks through something that can be told",
+        symptom="ValueError: Your setup doesn't support bf16/gpu, from a rank, although the same "
+        "job runs in one process",
     )
+    ranks = Patch(
+        target="llamafactory.launcher:__file__",
+        reason="the file it has torchrun start in each rank knows nothing of accel; where torch "
+        "may not load its bridges, nothing else would repair the rank",
+        replace=lambda original: start_llamafactory.__file__,
+        distribution=DISTRIBUTION,
+        versions=VERSIONS,
+        upstream=upstream,
+        until="LLaMA-Factory starts its ranks through something that can be told",
+        symptom="a rank that behaves as without accel, with TORCH_DEVICE_BACKEND_AUTOLOAD=0",
+    )
+    return [started, ranks]
 
 
 def environment(capabilities: Capabilities) -> dict[str, str]:
@@ -68,6 +90,9 @@ def environment(capabilities: Capabilities) -> dict[str, str]:
         variables[f"ACCEL_{feature.value.upper()}"] = name
     if capabilities.strict:
         variables["ACCEL_STRICT"] = "1"
+    if capabilities.device.kind != "cuda":
+        # LLaMA-Factory's own switch for what it exports to the ranks: CUDA's allocator and NCCL
+        variables["OPTIM_TORCH"] = "0"
     return variables
 
 
@@ -146,33 +171,6 @@ def loading_flags(capabilities: Capabilities) -> tuple[bool, bool]:
     )
 
 
-def _pure_bf16(capabilities: Capabilities) -> Patch:
-    return Patch(
-        target="llamafactory.hparams.parser:_parse_train_args",
-        reason="pure_bf16 on a device without bfloat16 ends in ValueError",
-        replace=lambda original: _parsed(original, capabilities),
-        distribution=DISTRIBUTION,
-        versions=VERSIONS,
-        upstream=f"{ISSUES}/9025",
-        until="LLaMA-Factory falls back by itself, and says so",
-    )
-
-
-def _parsed(original: Callable[..., Any], capabilities: Capabilities) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def parse(*args: Any, **kwargs: Any) -> Any:
-        parsed = original(*args, **kwargs)
-        _model, _data, training, finetuning, _generating = parsed
-        if finetuning.pure_bf16:
-            use = capabilities.settle(Feature.DTYPE, "bfloat16", asked_by="pure_bf16: true")
-            if use != "bfloat16":
-                finetuning.pure_bf16 = False
-                precision.force(training, use)
-        return parsed
-
-    return parse
-
-
 def _attention(capabilities: Capabilities) -> Patch:
     return Patch(
         target="llamafactory.model.model_utils.attention:configure_attn_implementation",
@@ -185,6 +183,7 @@ def _attention(capabilities: Capabilities) -> Patch:
         upstream="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/"
         "src/llamafactory/model/model_utils/attention.py#L86",
         until="LLaMA-Factory falls back by itself for every flash_attn",
+        symptom="NotImplementedError: Unknown attention type: fa3",
     )
 
 

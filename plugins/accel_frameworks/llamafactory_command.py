@@ -23,6 +23,8 @@ CONFIGURED = ("train", "export", "chat", "api", "webchat")
 
 FILES = (".yaml", ".yml", ".json")
 MODEL = "model_name_or_path"
+DEEPSPEED = "deepspeed"
+FORCE = "FORCE_TORCHRUN"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,6 +40,7 @@ def llamafactory(context: typer.Context) -> int:
     """Run LLaMA-Factory: train, chat, export, api, webchat, webui, and what else it takes."""
     arguments = list(context.args)
     check(arguments)
+    launch_ranks(arguments)
     os.environ["ACCEL_AUTO"] = "1"
     from accel import pipeline
 
@@ -70,8 +73,45 @@ def check(arguments: Sequence[str]) -> None:
             found="a name that ends in none of " + ", ".join(FILES),
             remedy=f"accel llamafactory {arguments[0]} {first}.yaml",
         )
+    options = _options(arguments)
+    _check_model(options, first)
+    _check_deepspeed(options, first)
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a command with options or a configuration file was given, overrides included."""
+    first = arguments[1]
+    if first.startswith("-"):
+        return _from_options(arguments[1:])
     overrides = dict(text.split("=", 1) for text in arguments[2:] if "=" in text)
-    _check_model({**read_configuration(Path(first)), **overrides}, first)
+    return {**read_configuration(Path(first)), **overrides}
+
+
+def _check_deepspeed(options: dict[str, Any], origin: str) -> None:
+    if options.get(DEEPSPEED) and importlib.util.find_spec(DEEPSPEED) is None:
+        raise AccelError(
+            f"{origin} asks for DeepSpeed, which is not installed",
+            found=f"{DEEPSPEED}: {options[DEEPSPEED]}",
+            remedy="pip install 'accel-hal[deepspeed]'",
+        )
+
+
+def launch_ranks(arguments: Sequence[str]) -> None:
+    """Have LLaMA-Factory start ranks where the job needs them: DeepSpeed, even for one device."""
+    if len(arguments) < 2 or arguments[0] != "train" or "RANK" in os.environ:
+        return
+    if _options(arguments).get(DEEPSPEED) and not os.environ.get(FORCE):
+        os.environ[FORCE] = "1"
+        print(f"accel: {FORCE}=1, because DeepSpeed trains in ranks only", file=sys.stderr)
+        # one, unless the user or the number of devices says otherwise
+        if "NPROC_PER_NODE" not in os.environ and _devices() == 0:
+            os.environ["NPROC_PER_NODE"] = "1"
+
+
+def _devices() -> int:
+    from accel import pipeline
+
+    return sum(one.kind != "cpu" and one.usable for one in pipeline.devices())
 
 
 def read_configuration(path: Path) -> dict[str, Any]:

@@ -6,13 +6,11 @@ it is imported. Libraries only ask whether it is installed, or expect ImportErro
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
-from typing import TYPE_CHECKING
 
 from accel.values import Level, Note
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from accel.resolving import Capabilities
 
@@ -41,6 +39,8 @@ class Optional:
         return self._problem
 
     def _try(self) -> str | None:
+        import importlib.util
+
         if self.name not in sys.modules and importlib.util.find_spec(self.name) is None:
             return None
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from accel.values import Feature, Level, Note
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any
+
     from accel.resolving import Capabilities
 
 FLAG_OF = {"bfloat16": "bf16", "float16": "fp16"}
@@ -25,7 +27,9 @@ def settle_flags(arguments: Any, capabilities: Capabilities, asked_by: str) -> N
         return
     _settle(arguments, "", capabilities, asked_by)
     _settle(arguments, "_full_eval", capabilities, asked_by)
-    if capabilities.device.kind == "cpu" and not arguments.use_cpu:
+    # DeepSpeed sets its ranks up itself, and is not asked to where use_cpu is set
+    own_ranks = bool(getattr(arguments, "deepspeed", None))
+    if capabilities.device.kind == "cpu" and not arguments.use_cpu and not own_ranks:
         # the check for bf16 is about a GPU unless told otherwise, and so is the choice of device
         half = arguments.bf16 or arguments.bf16_full_eval
         arguments.use_cpu = bool(half) or _accelerator_in_sight()

@@ -5,28 +5,29 @@ LLaMA-Factory imports it unconditionally, for audio that most training never see
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
-import types
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from accel import hookimpl
-from accel.errors import AccelError
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Patch
-from accel_frameworks.optional import STAND_IN, broken, forget, reason_of
+from accel_frameworks.optional import broken
+from accel_frameworks.standins import Finder, Loader, StandInUsed
+
+__all__ = ["Loader", "StandInUsed", "accel_patches"]
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from importlib.abc import Loader as AbstractLoader
+    from importlib.abc import MetaPathFinder
+
+    from accel.resolving import Capabilities
+else:  # importing the abstract classes costs more than they give
+    MetaPathFinder = AbstractLoader = object
 
 NAME = "torchaudio"
 WITHOUT = "a stand-in takes its place, audio is off"
 ALWAYS_IMPORT_IT = ("llamafactory",)
 """Libraries that import it without a guard, so that even an ImportError stops them."""
-
-
-class StandInUsed(AccelError, AttributeError):
-    """An attribute of a package that could not be imported was used."""
 
 
 @hookimpl
@@ -42,99 +43,20 @@ def accel_patches(capabilities: Capabilities) -> Iterable[Patch]:
             upstream="https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/"
             "src/llamafactory/data/mm_plugin.py#L30",
             until="LLaMA-Factory imports torchaudio only for audio",
+            symptom="OSError: libc10_cuda.so: cannot open shared object file: No such file or "
+            "directory, from import torchaudio in llamafactory/data/mm_plugin.py",
         )
     ]
 
 
 def _install(capabilities: Capabilities) -> Callable[[], None]:
-    finder = Finder(capabilities)
-    sys.meta_path.insert(0, finder)
+    def cope(error: BaseException) -> bool:
+        expected = isinstance(error, ImportError)
+        return not expected or any(name in sys.modules for name in ALWAYS_IMPORT_IT)
 
-    def undo() -> None:
-        if finder in sys.meta_path:
-            sys.meta_path.remove(finder)
-        if getattr(sys.modules.get(NAME), STAND_IN, None) is not None:
-            forget(NAME)
-
-    return undo
-
-
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds the real package and has it loaded by a Loader that can cope with its failure."""
-
-    def __init__(self, capabilities: Capabilities) -> None:
-        self.capabilities = capabilities
-        self._looking = False
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.startswith(f"{NAME}."):
-            reason = getattr(sys.modules.get(NAME), STAND_IN, None)
-            if reason is not None:
-                raise ModuleNotFoundError(
-                    f"No module named {fullname!r}: {NAME} cannot be imported ({reason})",
-                    name=fullname,
-                )
-        if fullname != NAME or self._looking:
-            return None
-        self._looking = True
-        try:
-            spec = importlib.util.find_spec(NAME)
-        finally:
-            self._looking = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = Loader(spec.loader, self.capabilities)
-        return spec
-
-
-class Loader(importlib.abc.Loader):
-    """Runs the real loader; where that raises, empties the module and leaves the reason in it."""
-
-    def __init__(self, real: importlib.abc.Loader, capabilities: Capabilities) -> None:
-        self._real = real
-        self._capabilities = capabilities
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)  # get_data, is_package and the like, for who asks
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._real.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._real  # nobody shall find this loader afterwards
-        module.__loader__ = self._real
-        try:
-            self._real.exec_module(module)
-        except Exception as error:
-            expected = isinstance(error, ImportError)
-            if expected and not any(name in sys.modules for name in ALWAYS_IMPORT_IT):
-                raise
-            reason = reason_of(error)
-            forget(NAME)
-            _hollow(module, reason)
-            sys.modules[NAME] = module
-            self._capabilities.note(broken(NAME, reason, WITHOUT))
-
-
-def _hollow(module: types.ModuleType, reason: str) -> None:
-    """Turn a half-executed module into one that is there, has nothing, and says why."""
-    for name in [name for name in vars(module) if not name.startswith("__")]:
-        delattr(module, name)
-    module.__path__ = []
-    setattr(module, STAND_IN, reason)
-
-    def missing(name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
-        raise StandInUsed(
-            f"{NAME}.{name} was used, but {NAME} cannot be imported here",
-            found=reason,
-            remedy=f"install the {NAME} that was built for this torch",
-        )
-
-    module.__dict__["__getattr__"] = missing
+    return Finder(
+        NAME,
+        cope=cope,
+        stood_in=lambda reason: capabilities.note(broken(NAME, reason, WITHOUT)),
+        remedy=f"install the {NAME} that was built for this torch",
+    ).install()

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from accel import hookimpl
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Device, Feature, Patch
-from accel_frameworks import attention, precision
+from accel_frameworks import arguments, attention, flash, old_transformers, rescue
 from accel_frameworks.optional import Optional
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 IMPORT_UTILS = "transformers.utils.import_utils"
 COMPANIONS = {
     "torchvision": "transformers takes it as absent, images and video are off",
     "torchaudio": "transformers takes it as absent, audio is off",
+}
+
+
+COMPANION_SYMPTOMS = {
+    "torchvision": "ModuleNotFoundError: Could not import module 'PreTrainedModel'. Are this "
+    "object's requirements defined correctly?; before it RuntimeError: operator torchvision::nms "
+    "does not exist",
+    "torchaudio": "OSError: libc10_cuda.so: cannot open shared object file, or OSError: Could not "
+    "load this library, while a model is loaded",
 }
 
 
@@ -27,7 +40,14 @@ def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]
         for name, without in COMPANIONS.items()
         for patch in _companion(Optional(name, capabilities, without=without))
     ]
-    return [*patches, *_precision(capabilities), *_attention(capabilities)]
+    return [
+        *patches,
+        *_precision(capabilities),
+        *_attention(capabilities),
+        *flash.patches(capabilities),
+        *old_transformers.patches(capabilities),
+        *rescue.patches(capabilities),
+    ]
 
 
 def _companion(package: Optional) -> list[Patch]:
@@ -46,6 +66,7 @@ def _companion(package: Optional) -> list[Patch]:
             versions=">=4.51",
             upstream="https://github.com/huggingface/diffusers/issues/9109",
             until="transformers takes an optional package that cannot be imported as absent",
+            symptom=COMPANION_SYMPTOMS[package.name],
         ),
         Patch(
             target=IMPORT_UTILS,
@@ -117,6 +138,10 @@ def _precision(capabilities: Capabilities) -> list[Patch]:
             parameters=("self",),
             upstream="https://github.com/hiyouga/LLaMA-Factory/issues/9025",
             until="TrainingArguments takes the precision that the device has",
+            symptom="ValueError: Your setup doesn't support bf16/gpu. You need to assign use_cpu; "
+            "ValueError: --tf32 requires Ampere or a newer GPU arch; ValueError: Default process "
+            "group has not been initialized, with ddp_backend; ValueError: Trainer tried to "
+            "instantiate apex FusedAdam but apex is not installed!",
         ),
     ]
 
@@ -134,7 +159,7 @@ def _settled_arguments(
 ) -> Callable[..., None]:
     @functools.wraps(original)
     def post_init(self: Any) -> None:
-        precision.settle_flags(self, capabilities, type(self).__name__)
+        arguments.settle(self, capabilities)
         original(self)
 
     return post_init
@@ -145,7 +170,7 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
     if not decisions:
         return []
     reason = "an attention that the device lacks ends in ImportError or ValueError"
-    patches = [
+    return [
         Patch(
             target="transformers.modeling_utils:PreTrainedModel"
             "._check_and_adjust_attn_implementation",
@@ -156,6 +181,8 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             parameters=("attn_implementation",),
             upstream="https://github.com/huggingface/transformers/issues/31877",
             until="transformers falls back by itself, and says so",
+            symptom="ImportError: FlashAttention2 has been toggled on, but it cannot be used due "
+            "to the following error",
         ),
         Patch(
             target="transformers.modeling_utils:PreTrainedModel._autoset_attn_implementation",
@@ -168,9 +195,6 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             until="transformers before 4.53 is no longer used",
         ),
     ]
-    if any(d.accepted and d.name.startswith("flash_attention") for d in decisions):
-        patches.append(_sink_guard())
-    return patches
 
 
 def _checked(original: Callable[..., str], capabilities: Capabilities) -> Callable[..., str]:
@@ -203,47 +227,3 @@ def _autoset(original: Any, capabilities: Capabilities) -> Any:
 
     functools.update_wrapper(autoset, function)
     return classmethod(autoset)
-
-
-def _sink_guard() -> Patch:
-    return Patch(
-        target="transformers.modeling_utils",
-        reason="FlashAttention calls s_aux.to() although models without attention sinks pass None",
-        seam=_register_guarded,
-        distribution="transformers",
-        versions="==5.6.0",
-        upstream="https://github.com/huggingface/transformers/issues/45588",
-        until="transformers 5.6.0 is no longer used",
-    )
-
-
-class _NoSink:
-    """Says None when it is converted, which is what the callee takes for no sink."""
-
-    def to(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _register_guarded(module: Any) -> Callable[[], None]:
-    interface = module.AttentionInterface
-    before = {
-        name: function
-        for name, function in interface._global_mapping.items()
-        if name.startswith("flash_attention")
-    }
-    for name, function in before.items():
-        interface.register(name, _guarded(function))
-
-    def undo() -> None:
-        for name, function in before.items():
-            interface.register(name, function)
-
-    return undo
-
-
-def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def flash_attention(*args: Any, s_aux: Any = None, **kwargs: Any) -> Any:
-        return function(*args, s_aux=_NoSink() if s_aux is None else s_aux, **kwargs)
-
-    return flash_attention

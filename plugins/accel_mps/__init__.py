@@ -6,14 +6,13 @@ system; the capabilities are in `facts.toml`, by the chip's generation.
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Iterable
 
 from accel.detecting import Problem, parse_version, torch_problem
 from accel.facts import load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine
+from accel.value import replaced
 from accel.values import Device, Feature, Impl, Probe
 
 VENDOR = "apple"
@@ -68,6 +67,8 @@ def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:
 
 def chip(brand: str) -> str:
     """`M2 Max` of `Apple M2 Max`; a name that says no generation is `Apple silicon`."""
+    import re
+
     found = re.fullmatch(r"Apple (M[1-9]\d?(?: (?:Pro|Max|Ultra))?)", brand.strip())
     return found.group(1) if found else _UNKNOWN
 
@@ -122,7 +123,7 @@ def _for_system(impl: Impl, macos: str | None) -> Impl:
     if major is None or major >= BF16_NEEDS_MACOS:
         return impl
     reason = f"Metal has bfloat16 from macOS {BF16_NEEDS_MACOS} on; this is {macos}"
-    return dataclasses.replace(impl, unavailable=reason)
+    return replaced(impl, unavailable=reason)
 
 
 def _probed_in_float32(impl: Impl) -> Impl:
@@ -131,4 +132,4 @@ def _probed_in_float32(impl: Impl) -> Impl:
         return impl
     arguments = {**impl.probe.arguments, "dtype": "float32"}
     probe = Probe(function=impl.probe.function, arguments=arguments, seconds=impl.probe.seconds)
-    return dataclasses.replace(impl, probe=probe)
+    return replaced(impl, probe=probe)

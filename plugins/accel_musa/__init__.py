@@ -6,15 +6,18 @@ driver and makes no context. The capabilities are in `facts.toml`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
 
 from accel.detecting import Problem, bridge_problem, minor, module_version, same_number, shown
 from accel.facts import load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
+from accel.value import Value
 from accel.values import Device, Impl
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 VENDOR = "moore_threads"
 PCI_VENDOR = "1ed5"
@@ -22,7 +25,7 @@ PRIORITY = 100
 _MIB = 2**20
 
 
-class Listed(NamedTuple):
+class Listed(Value, kw_only=False):
     """A row of `mthreads-gmi`; memory in bytes."""
 
     name: str
@@ -77,6 +80,8 @@ def parse_overview(text: str) -> tuple[dict[str, Listed], str | None]:
 
     A row's first line has number, name, address, and memory as `used(total)` in MiB.
     """
+    import re
+
     rows: dict[str, Listed] = {}
     for line in text.splitlines():
         row = re.match(
@@ -103,6 +108,8 @@ def _identity(card: Pci, row: Listed | None) -> tuple[str, str]:
 
 def _toolkit(machine: Machine) -> str | None:
     """The MUSA toolkit's version, from the file in its folder."""
+    import re
+
     home = machine.env("MUSA_HOME") or "/usr/local/musa"
     for file in ("version.json", "version.txt"):
         found = re.search(r"(\d+(?:\.\d+)+)", machine.read(f"{home}/{file}") or "")

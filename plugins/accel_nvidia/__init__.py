@@ -7,12 +7,16 @@ refused alone. All but `evidence` is imported only where there is something to f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from accel.hookspecs import hookimpl
 from accel.machine import Machine
-from accel.values import Device, Impl
+from accel.values import Device, Impl, Patch
 from accel_nvidia.evidence import present
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from accel.troubles import Finding
 
 
 class Family:
@@ -44,6 +48,26 @@ class Family:
         if family_of(device.arch) != self.name:
             return ()
         return adjusted(impls_of(device.arch), device, machine)
+
+    @hookimpl
+    def accel_doctor(self, machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:
+        """What is wrong around this family's GPUs."""
+        own = [device for device in devices if device.owner == self.name]
+        if not own:
+            return ()
+        from accel_nvidia.doctoring import examine
+
+        return examine(machine, own)
+
+    @hookimpl
+    def accel_patches(self, device: Device, machine: Machine) -> Iterable[Patch]:
+        """What Triton needs for an architecture that is younger than it is."""
+        if device.vendor != "nvidia":
+            return ()
+        from accel_nvidia.assembling import patches
+        from accel_nvidia.knowledge import family_of
+
+        return patches(device, machine) if family_of(device.arch) == self.name else ()
 
 
 pascal = Family("pascal")

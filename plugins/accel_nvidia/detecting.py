@@ -6,12 +6,11 @@ libraries that answer to its name.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from accel.detecting import Problem
 from accel.machine import Answer, Machine, Pci
+from accel.value import replaced
 from accel.values import Device
 from accel_nvidia import nvml
 from accel_nvidia.evidence import PCI_VENDOR, is_nvidias
@@ -27,6 +26,10 @@ from accel_nvidia.knowledge import (
 )
 from accel_nvidia.ordering import Unit, cuda_order, seen
 from accel_nvidia.wheels import judge
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 PRIORITY = 100
 CONTROL_NODE = "/dev/nvidiactl"
@@ -86,7 +89,7 @@ def _from_nvml(machine: Machine, answer: Mapping[str, Any]) -> Iterator[Device]:
     if not units:
         for index, number in enumerate(order):
             hidden = _device(machine, answer, gpus[number], (number, None), index, certain)
-            yield dataclasses.replace(hidden, **_hidden(gpus[number])._asdict())
+            yield replaced(hidden, **_hidden(gpus[number])._asdict())
     broken = [gpu for gpu in answer["gpus"] if "error" in gpu]
     for index, gpu in enumerate(broken, len(units) or len(gpus)):
         yield Device(
@@ -279,7 +282,5 @@ def _with_torch(device: Device, machine: Machine) -> Device:
         cuda=device.attributes.get("cuda_driver"),
     )
     if problem is None or device.problem is not None:
-        return dataclasses.replace(device, toolkit=toolkit)
-    return dataclasses.replace(
-        device, toolkit=toolkit, problem=problem.problem, remedy=problem.remedy
-    )
+        return replaced(device, toolkit=toolkit)
+    return replaced(device, toolkit=toolkit, problem=problem.problem, remedy=problem.remedy)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from accel.facts import Facts, load_facts
 from accel.machine import Pci
 from accel.values import Impl
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 PACKAGE = "accel_nvidia"
 UNKNOWN = "unknown"

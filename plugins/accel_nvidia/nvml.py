@@ -6,9 +6,11 @@ a GPU, are compared here and left behind; what remains is which GPU each entry o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def ask(visible: str | None) -> dict[str, Any]:
@@ -25,8 +27,7 @@ def ask(visible: str | None) -> dict[str, Any]:
 
     Raises what NVML raises: no library, no driver, driver and library of different versions.
     """
-    import pynvml as nvml
-
+    nvml = bindings()
     nvml.nvmlInit()
     try:
         handles = [
@@ -37,7 +38,8 @@ def ask(visible: str | None) -> dict[str, Any]:
         if len(names) > 1:
             for gpu, handle in zip(found, handles, strict=True):
                 gpu["speed"] = _speed(nvml, handle)
-        uuids = dict(_uuids(nvml, handles)) if visible and re.search(r"[A-Za-z]", visible) else {}
+        by_name = any(character.isalpha() for character in visible or "")
+        uuids = dict(_uuids(nvml, handles)) if by_name else {}
         return {
             "driver": _text(nvml.nvmlSystemGetDriverVersion()),
             "cuda": _cuda(nvml),
@@ -46,6 +48,13 @@ def ask(visible: str | None) -> dict[str, Any]:
         }
     finally:
         nvml.nvmlShutdown()
+
+
+def bindings() -> Any:
+    """Where NVML's functions are: loaded only when there is something to ask."""
+    from accel_nvidia import libnvml
+
+    return libnvml
 
 
 def named(visible: str, uuids: Mapping[str, tuple[int, int | None]]) -> dict[str, list[int | None]]:

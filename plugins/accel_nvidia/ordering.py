@@ -5,14 +5,13 @@ A unit is (GPU, None) or (GPU, MIG instance), both by NVML's numbers, which foll
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from accel.detecting import visible
 
-_LEADING = re.compile(r"\+?0*(\d{1,9})(?!\d)")
-"""CUDA reads the number an entry begins with: it takes `0x` for 0 (seen on an H100)."""
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 Unit = tuple[int, "int | None"]
 
@@ -76,8 +75,8 @@ def _by_number(
         if meant is not None and (unit := (meant[0], meant[1])) in units:
             entry = str(units.index(unit))
         else:
-            number = _LEADING.match(entry)
-            entry = number[1] if number and int(number[1]) < len(whole) else "invalid"
+            number = _leading(entry)
+            entry = str(number) if number is not None and number < len(whole) else "invalid"
         entries.append(entry)
     return ",".join(entries)
 
@@ -87,3 +86,10 @@ def _first_instance(gpus: Sequence[Mapping[str, Any]], unit: Unit) -> Unit | Non
     if unit[1] is not None or not gpu.get("mig"):
         return unit
     return (unit[0], 0) if gpu.get("instances") else None
+
+
+def _leading(entry: str) -> int | None:
+    """CUDA reads the number an entry begins with: it takes `0x` for 0 (seen on an H100)."""
+    text = entry.removeprefix("+")
+    digits = text[: len(text) - len(text.lstrip("0123456789"))].lstrip("0") or text[:1]
+    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 10 else None

@@ -6,19 +6,16 @@ code for the architecture, the build left that code out, or the driver is too ol
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
-
 from accel.detecting import Problem, minor, parse_version, torch_build
 from accel.machine import Machine
+from accel.versions import release, within
 from accel_nvidia.knowledge import traits_of, wheels
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
 _PROCESSORS = {"AMD64": "x86_64", "arm64": "aarch64", "ARM64": "aarch64"}
-_RELEASE = re.compile(r"\d+\.\d+\.\d+(\.post\d+)?(\+cu\d+)?")
-"""Version of PyTorch's own builds. Of others (a distributor's, one's own) the code is not known."""
 
 
 def judge(
@@ -96,7 +93,7 @@ def _nearest(versions: list[str], present: str | None) -> str | None:
     for version in versions:
         if minor(version) == minor(str(have)):
             return version if have.is_prerelease else have.public
-    newer = [version for version in versions if Version(version) > have]
+    newer = [version for version in versions if _numbers(version) > have.release]
     return newer[0] if newer else versions[-1]
 
 
@@ -105,16 +102,16 @@ def _not_for_arch(machine: Machine, arch: str, version: str, toolkit: str) -> st
     if cannot:
         return f"was built with CUDA {toolkit}, which {cannot}"
     processor = _processor(machine)
-    if _RELEASE.fullmatch(version) and _carries(arch, toolkit, version, processor) is False:
+    if _is_pytorchs(version) and _carries(arch, toolkit, version, processor) is False:
         return f"was built with CUDA {toolkit} for {processor} without code that runs on {arch}"
     return None
 
 
 def _cannot_target(arch: str, toolkit: str) -> str | None:
     first, gone = traits_of(arch).get("toolkit_min"), traits_of(arch).get("toolkit_before")
-    if first and Version(toolkit) < Version(first):
+    if first and _numbers(toolkit) < _numbers(first):
         return f"does not know {arch} yet (from CUDA {first})"
-    if gone and Version(toolkit) >= Version(gone):
+    if gone and _numbers(toolkit) >= _numbers(gone):
         return f"no longer makes code for {arch} (up to CUDA {_major(gone) - 1})"
     return None
 
@@ -128,14 +125,30 @@ def _carries(arch: str, toolkit: str, version: str | None, processor: str) -> bo
     for build in wheels().extra["build"]:
         if build["toolkit"] != toolkit or processor not in build or not runs:
             continue
-        if version is None or _within(version, build["versions"]):
+        if version is None or within(version, build["versions"]):
             return any(code in runs for code in build[processor])
     return None
 
 
-def _within(version: str, versions: str) -> bool:
-    parsed = parse_version(version)
-    return parsed is not None and SpecifierSet(versions).contains(parsed.public, prereleases=True)
+def _is_pytorchs(version: str) -> bool:
+    """Whether it is a version of PyTorch's own builds: 2.9.1, 2.9.1.post1, 2.13.0+cu130.
+
+    Of others (a distributor's, one's own) it is not known what code they carry.
+    """
+    public, _, local = version.partition("+")
+    parts = public.split(".")
+    if len(parts) == 4 and parts[3].startswith("post"):
+        parts[3] = parts[3].removeprefix("post")
+    return (
+        3 <= len(parts) <= 4
+        and all(part.isdecimal() for part in parts)
+        and (not local or (local.startswith("cu") and local[2:].isdecimal()))
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """For comparing toolkits and the releases that wheels.toml names, all of them plain."""
+    return release(version) or ()
 
 
 def _not_for_driver(toolkit: str, *, driver: str | None, cuda: str | None) -> str | None:

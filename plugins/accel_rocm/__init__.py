@@ -7,17 +7,19 @@ and each has its own facts file. An architecture is a name: gfx1150 is no versio
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
 
 from accel.detecting import module_version, visible
 from accel.facts import ArchFacts, Facts, load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
+from accel.value import Value, replaced
 from accel.values import Device, Feature, Impl
 from accel_rocm import kfd
-from accel_rocm.usable import problem_of
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 OWN = "accel_rocm"
 _CLASSES = ("03", "12", "0b40")  # display, processing accelerator, co-processor: all are in use
@@ -26,7 +28,7 @@ OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
 _TRITONS = ("triton", "triton-rocm", "pytorch-triton-rocm")
 
 
-class Brand(NamedTuple):
+class Brand(Value, kw_only=False):
     """A vendor of such cards: where its driver and toolkit say what they are."""
 
     name: str
@@ -51,8 +53,7 @@ HYGON = Brand(
 BRANDS = {brand.name: brand for brand in (AMD, HYGON)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Card:
+class Card(Value, kw_only=False):
     """A card of one brand, from its KFD node, its PCI function, or both."""
 
     address: str | None
@@ -83,6 +84,8 @@ def _devices(machine: Machine, brand: Brand, nodes: Sequence[kfd.Node]) -> Itera
     cards = _cards(machine, brand, nodes)
     if not cards:
         return
+    from accel_rocm.usable import problem_of
+
     facts = brand.facts
     problem = problem_of(brand.name, machine)
     driver = module_version(machine, *brand.modules)
@@ -153,7 +156,7 @@ def _card(machine: Machine, brand: Brand, node: kfd.Node | None, pci: Pci | None
     )
     if node is None:
         return card
-    return dataclasses.replace(
+    return replaced(
         card, memory=node.memory, compute_units=node.compute_units, unique_id=node.unique_id
     )
 
@@ -215,7 +218,7 @@ def _here(impl: Impl, extra: Mapping[str, Any], machine: Machine) -> Impl:
         variable = gate["variable"]
         if machine.env(variable) != "1":
             reason = f"{gate['reason']}: set {variable}=1 to try it"
-            return dataclasses.replace(impl, unavailable=reason)
+            return replaced(impl, unavailable=reason)
     return impl
 
 
@@ -228,4 +231,4 @@ def _under_its_own_name(impl: Impl, machine: Machine) -> Impl:
         name + text.removeprefix("triton") if text.startswith("triton") else text
         for text in impl.requires
     )
-    return dataclasses.replace(impl, requires=requires)
+    return replaced(impl, requires=requires)

@@ -7,18 +7,16 @@ node that a container may not use reads as nothing.
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Mapping
 
 from accel.machine import Machine
+from accel.value import Value
 
 NODES = "/sys/class/kfd/kfd/topology/nodes"
 _SYSTEM_HEAP = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
+class Node(Value, kw_only=False):
     """A GPU node. `vendor` as in PCI, hexadecimal; `memory` in bytes, None where it is not told."""
 
     number: int
@@ -83,5 +81,7 @@ def _memory(machine: Machine, number: int) -> int | None:
 
 
 def _numbers(text: str | None) -> Mapping[str, int]:
+    import re
+
     pairs = re.findall(r"^(\w+) (\d{1,20})$", text or "", re.MULTILINE)
     return {name: int(value) for name, value in pairs}

@@ -24,15 +24,14 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
 
     if not dist.is_available():
         return
+    extension.register_timer(card.kind)
     for library in card.libraries:
         maker = _maker(card, library, extension)
         if library.name in BUILT_IN:
             _built_in(library.name, maker, changes)
             continue
         if library.name.upper() not in dist.Backend._plugins:
-            dist.Backend.register_backend(
-                library.name, _current(library.name), devices=[card.kind]
-            )
+            dist.Backend.register_backend(library.name, _current(library.name), devices=[card.kind])
         _made[library.name] = maker
         changes.set(dist, f"is_{library.name}_available", lambda: True)
 
@@ -69,6 +68,7 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
     """Give torch the class that it would make the backend by."""
     import torch.distributed as dist
     import torch.distributed.distributed_c10d as c10d
+    from torch._C import _distributed_c10d as _C  # noqa: N812
 
     class Options(SimpleNamespace):
         """What torch sets before it makes a group; only the time limit matters here."""
@@ -88,7 +88,7 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
             return maker(store, rank, size, timeout)
 
         def __instancecheck__(cls, instance: Any) -> bool:
-            return isinstance(instance, c10d._Backend) and instance.name() == name
+            return isinstance(instance, _C.Backend) and instance.name() == name
 
     group = Made(BUILT_IN[name], (), {"Options": Options})
     for owner in (c10d, dist):

@@ -1,4 +1,4 @@
-"""`accel simulate MACHINE -- COMMAND`: run a command, and its children, on a machine that is not here."""
+"""`accel simulate MACHINE -- COMMAND`: a command and its children, elsewhere than they are."""
 
 from __future__ import annotations
 

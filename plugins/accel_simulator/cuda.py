@@ -61,9 +61,7 @@ def _boundary(card: Card, extension: Any, guards: dict[str, Any], changes: Chang
 
     def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
         torch._C._accelerator_setStream(
-            torch.Stream(
-                stream_id=stream_id, device_index=device_index, device_type=device_type
-            )
+            torch.Stream(stream_id=stream_id, device_index=device_index, device_type=device_type)
         )
 
     functions: dict[str, Any] = {
@@ -171,5 +169,3 @@ def _arch_list(card: Card) -> list[str]:
     """The architectures of the recorded build: PyTorch's own for its toolkit, else the card's."""
     known: list[str] = facts()["toolkits"].get(str(card.build.get("cuda")), [])
     return known if known and card.first.arch.startswith("sm_") else [card.first.arch]
-
-

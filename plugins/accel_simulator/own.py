@@ -123,9 +123,7 @@ def _streams(kind: str, index_of: Any) -> dict[str, Any]:
 
     def default_stream(device: Any = None) -> Any:
         now = current_stream(device)
-        return stream_class(
-            stream_id=0, device_index=now.device_index, device_type=now.device_type
-        )
+        return stream_class(stream_id=0, device_index=now.device_index, device_type=now.device_type)
 
     def set_stream(stream: Any) -> None:
         if stream is not None:

@@ -1,4 +1,4 @@
-"""Streams and events of a device type, as torch's own modules have them, over torch's generic ones."""
+"""Streams and events of a device type, as torch.cuda has them, over torch's generic ones."""
 
 from __future__ import annotations
 

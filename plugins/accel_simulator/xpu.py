@@ -25,9 +25,7 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
 
     def set_stream(stream_id: int, device_index: int, device_type: int) -> None:
         torch._C._accelerator_setStream(
-            torch.Stream(
-                stream_id=stream_id, device_index=device_index, device_type=device_type
-            )
+            torch.Stream(stream_id=stream_id, device_index=device_index, device_type=device_type)
         )
 
     functions: dict[str, Any] = {

@@ -6,15 +6,13 @@ machine, so only those in `facts.toml` count. Memory is read from sysfs, where t
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from accel.detecting import Problem, torch_build, torch_problem, visible
 from accel.facts import load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
+from accel.value import Value, replaced
 from accel.values import Device, Feature, Impl
 
 VENDOR = "intel"
@@ -26,7 +24,7 @@ NEEDS_TORCH = ">=2.5"
 INSTALL = "uv pip install --reinstall torch --torch-backend=xpu"
 
 
-class Gpu(NamedTuple):
+class Gpu(Value, kw_only=False):
     """A GPU as torch will count it: a card, or one tile of a card."""
 
     pci: Pci
@@ -79,17 +77,17 @@ def _gpus(machine: Machine, pci: Pci) -> list[Gpu]:
 
 def _memory(machine: Machine, pci: Pci) -> int | None:
     """Bytes of a card's own memory, as the xe driver (by tile) or the i915 driver says them."""
+    import re
+
+    number = re.compile(r"0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19}")
     folder = f"/sys/bus/pci/devices/{pci.address}"
     for pattern in ("tile*/physical_vram_size_bytes", "drm/card*/lmem_total_bytes"):
         texts = [machine.read(path) or "" for path in machine.glob(f"{folder}/{pattern}")]
         # the drivers write decimal or 0x-prefixed numbers
-        sizes = [int(text, 0) for text in map(str.strip, texts) if _NUMBER.fullmatch(text)]
+        sizes = [int(text, 0) for text in map(str.strip, texts) if number.fullmatch(text)]
         if sizes:
             return sum(sizes)
     return None
-
-
-_NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,19}")
 
 
 def _shown(mask: str | None, gpus: Sequence[Gpu]) -> tuple[int, ...]:
@@ -146,4 +144,4 @@ def _with_intels_triton(impl: Impl, machine: Machine) -> Impl:
         return impl
     if any(machine.version(name) for name in names):
         return impl
-    return dataclasses.replace(impl, unavailable=f"neither {' nor '.join(names)} is installed")
+    return replaced(impl, unavailable=f"neither {' nor '.join(names)} is installed")

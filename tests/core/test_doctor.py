@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from accel import doctor
-from accel.doctor import AUTOLOAD, Child, Diagnosis, Finding, Patient, examine, run_python
+from accel.doctor import Child, Diagnosis, Finding, Patient, children, examine, run_python
+from accel.doctor import rules as doctor
+from accel.doctor.rules import AUTOLOAD
 from accel.machine import Machine
 from accel.recording import SCHEMA, parse
 from accel.values import Device
@@ -27,6 +28,9 @@ LOST = dataclasses.replace(CARD, problem="its driver is missing", remedy="instal
 
 class NoFailures:
     failures = ()
+
+    def info(self, name: str) -> None:
+        """No plugin of any name."""
 
 
 @dataclasses.dataclass
@@ -131,6 +135,40 @@ def test_a_companion_built_for_another_torch(monkeypatch: pytest.MonkeyPatch) ->
     assert finding.severity == "warning"
 
 
+def test_what_a_plugin_explains_or_nobody_imports_is_not_said_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = {"torch-acme": "torch_acme", "torchvision": "torchvision"}
+    monkeypatch.setattr(doctor, "_companions", lambda: both)
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    runs = Runs({f"import {module}": Child(False, "x") for module in both.values()})
+    known = Finding(id="k", severity="error", subject="torchvision 0.28", evidence="e", command="c")
+    off = parse({"schema": SCHEMA, "distributions": {"torch": "2"}, "env": {AUTOLOAD: "0"}}, "box")
+    for machine, explained, left in (
+        (box(torch="2"), (), ["torch_acme", "torchvision"]),
+        (box(torch="2"), (known,), ["torch_acme"]),
+        (off, (), ["torchvision"]),
+        (off, (known,), []),
+    ):
+        who = Patient(machine, NoFailures(), (), runs, explained)  # type: ignore[arg-type]
+        subjects = [each.subject for each in doctor.companions(who)]
+        assert subjects == [f"import {module}" for module in left]
+
+
+def test_a_backend_that_its_plugin_explains_is_mended_as_the_plugin_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    runs = Runs({"import torch": Child(False, "ImportError: libacme.so.")})
+    known = Finding(
+        id="k", severity="warning", subject="torch-acme 1.0", evidence="e", command="export A=b"
+    )
+    who = Patient(box(torch="2"), NoFailures(), (), runs, (known,))  # type: ignore[arg-type]
+    (finding,) = doctor.torch_import(who)
+    assert finding.command == "export A=b"
+    assert "libacme.so. It works" in finding.evidence
+
+
 def test_companions_are_not_blamed_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_companions", lambda: {"torchvision": "torchvision"})
     runs = Runs({"import torch": Child(False, "x"), "import torchvision": Child(False, "x")})
@@ -189,7 +227,7 @@ def test_a_rule_that_fails_hides_no_other() -> None:
         raise RuntimeError("oh")
 
     diagnosis = examine(box(), [broken, doctor.torch_missing])
-    assert [finding.rule for finding in diagnosis.findings] == ["broken", "torch_missing"]
+    assert [finding.id for finding in diagnosis.findings] == ["rule-broken", "torch-missing"]
     assert "RuntimeError: oh" in diagnosis.findings[0].evidence
 
 
@@ -202,10 +240,10 @@ def test_a_recorded_machine_is_spared_the_rules_that_need_this_one() -> None:
 def test_healthy_and_not() -> None:
     assert Diagnosis("box", (), ()).healthy
     assert str(Diagnosis("box", (), ())) == "box: nothing is wrong"
-    finding = Finding(rule="r", severity="warning", subject="s", evidence="e", command="c")
+    finding = Finding(id="r", severity="warning", subject="s", evidence="e", command="c")
     diagnosis = Diagnosis("box", (finding,), ())
     assert not diagnosis.healthy
-    assert str(diagnosis) == "warning  s: e\n         try:   c"
+    assert str(diagnosis) == "warning  s: e  [r]\n         try:   c"
     body = json.loads(json.dumps(diagnosis.to_json()))
     assert body["schema"] == "accel-doctor/1"
     assert body["healthy"] is False
@@ -219,7 +257,7 @@ def test_children_are_timed_and_their_last_line_is_kept(monkeypatch: pytest.Monk
     assert run_python("import os; assert os.environ['A'] == 'b'", {"A": "b"}).ok
     monkeypatch.setenv("ACCEL_AUTO", "1")
     assert run_python("import os; assert 'ACCEL_AUTO' not in os.environ", {}).ok
-    monkeypatch.setattr(doctor, "SECONDS", 0.3)
+    monkeypatch.setattr(children, "SECONDS", 0.3)
     assert "did not end within" in run_python("import time; time.sleep(9)", {}).last
 
 
@@ -233,9 +271,9 @@ def test_the_command_works_where_torch_cannot_be_imported(tmp_path: Path) -> Non
     done = accel("doctor", "--json", env=env)
     body = json.loads(done.stdout)
     assert done.returncode == 1
-    rules = {finding["rule"]: finding for finding in body["findings"]}
-    assert "libacme.so" in rules["torch_import"]["evidence"]
-    assert "companions" not in rules
+    ids = {finding["id"]: finding for finding in body["findings"]}
+    assert "libacme.so" in ids["torch-broken"]["evidence"]
+    assert "companion-broken" not in ids
     assert "Traceback" not in done.stderr
 
 
@@ -250,7 +288,7 @@ def test_the_command_names_the_backend_that_breaks_torch(tmp_path: Path) -> None
     info = tmp_path / "torch_acme-0.1.dist-info" / "entry_points.txt"
     info.write_text("[torch.backends]\nacme = torch_acme:load\n")
     body = json.loads(accel("doctor", "--json", env=env).stdout)
-    (finding,) = [each for each in body["findings"] if each["rule"] == "torch_import"]
+    (finding,) = [each for each in body["findings"] if each["id"] == "torch-backend-broken"]
     assert "there is one in: torch-acme" in finding["evidence"]
     assert finding["command"] == "pip uninstall -y torch-acme"
 

@@ -186,3 +186,31 @@ def test_two_providers_of_one_name_are_two_decisions() -> None:
     ]
     caps = Capabilities(device(), impls, FakeMachine(), prober=FakeProber())
     assert caps.require(Feature.QUANT, "w4").impl.owner == "b"
+
+
+def test_choosing_ends_even_where_what_was_required_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`require` promises an accepted decision; `choose` must not hang on that promise."""
+    made, _ = capabilities(wanted={ATTENTION: "flashy"})
+    (rejected,) = [one for one in made.decisions if one.name == "flashy"]
+    monkeypatch.setattr(made, "require", lambda feature, name: rejected)
+    assert made.choose([ATTENTION, DTYPE])[ATTENTION] is None
+
+
+@given(st.lists(st.integers(0, 3), max_size=6), st.sets(st.integers(0, 5)))
+def test_choosing_asks_of_each_implementation_once(
+    priorities: list[int], failing: set[int]
+) -> None:
+    impls = [
+        impl(ATTENTION, f"a{number}", priority=priority, probe=PROBE)
+        for number, priority in enumerate(priorities)
+    ]
+    prober = FakeProber(*(f"a{number}" for number in failing))
+    made = Capabilities(device(), impls, FakeMachine(), prober=prober)
+    best = made.choose([ATTENTION, ATTENTION])[ATTENTION]
+    asked = [name for batch in prober.batches for name in batch]
+    assert len(asked) == len(set(asked))
+    left = [one for one in impls if int(one.name[1:]) not in failing]
+    expected = min(left, key=lambda one: (-one.priority, one.name), default=None)
+    assert (best and best.name) == (expected and expected.name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import cuda_names
 import pytest
 import torch
 
+import cuda_names
 from accel_frameworks.torch import asking
 
 

@@ -6,9 +6,10 @@ import io
 import warnings
 from typing import ClassVar
 
-import cuda_names
 import pytest
 import torch
+
+import cuda_names
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import cuda_names
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+import cuda_names
 from accel_frameworks.torch import distributed
 
 RANK = """

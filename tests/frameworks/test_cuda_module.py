@@ -5,10 +5,10 @@ from __future__ import annotations
 import pickle
 import re
 
-import cuda_names
 import pytest
 import torch
 
+import cuda_names
 from accel.errors import AccelError, CapabilityUnavailable
 from accel.values import Level
 from accel_frameworks.torch import refusing

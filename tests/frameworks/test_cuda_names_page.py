@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cuda_names as support
 import pytest
 import torch
+
+import cuda_names as support
 
 ROOT = Path(__file__).resolve().parents[2]
 

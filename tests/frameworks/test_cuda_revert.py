@@ -155,9 +155,9 @@ def test_a_cuda_device_beside_another_stays_cuda_unless_the_other_was_named(
 
 
 def test_a_redirection_that_cannot_be_done_leaves_nothing(monkeypatch):
-    import cuda_names
     import torch
 
+    import cuda_names
     from accel.errors import PatchError
     from accel_frameworks.torch import amp, redirecting
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from fw_support import needs
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

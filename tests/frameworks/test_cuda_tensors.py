@@ -7,10 +7,11 @@ import io
 import pickle
 import warnings
 
-import cuda_names
 import numpy as np
 import pytest
 import torch
+
+import cuda_names
 
 CPU = torch.device("cpu")
 NAMES = ["cuda", "cuda:0", "cuda:1", torch.device("cuda"), torch.device("cuda", 0)]

@@ -9,7 +9,8 @@ import pytest
 from accel.errors import CapabilityUnavailable
 from accel.values import Feature, Impl, Level
 from accel_frameworks import attention
-from accel_frameworks.transformers import _autoset, _checked, _guarded
+from accel_frameworks.flash import _guarded
+from accel_frameworks.transformers import _autoset, _checked
 
 NO_FLASH = {
     (Feature.ATTENTION, "flash_attention_2"): "no such kernel for test_1",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 
 import pytest
-from fw_support import needs
 
 from accel.errors import AccelError, InputError
 from accel_frameworks import llamafactory_command as command
+from fw_support import needs
 
 
 @pytest.fixture
@@ -130,3 +131,40 @@ def test_the_versions_that_llamafactory_will_refuse_are_named(installed, monkeyp
     monkeypatch.setattr(seen.metadata, "version", lambda name: "5.6.0")
     command.check(["version"])
     assert capsys.readouterr().err == ""
+
+
+def test_deepspeed_that_is_not_installed_is_refused_before_anything(installed, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("model_name_or_path: a/b\ndeepspeed: ds.json\n")
+    if importlib.util.find_spec("deepspeed") is not None:
+        pytest.skip("deepspeed is installed")
+    with pytest.raises(AccelError, match=r"accel-hal\[deepspeed\]"):
+        command.check(["train", str(path)])
+    command.check(["train", str(path), "deepspeed="])
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "forced"),
+    [
+        ("deepspeed: ds.json\n", {}, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "1"}),
+        ("deepspeed: ds.json\n", {"NPROC_PER_NODE": "2"}, {"FORCE_TORCHRUN": "1"}),
+        ("deepspeed: ds.json\n", {"FORCE_TORCHRUN": "1"}, {}),
+        ("deepspeed: ds.json\n", {"RANK": "0"}, {}),
+        ("stage: sft\n", {}, {}),
+    ],
+)
+def test_deepspeed_trains_in_ranks(tmp_path, monkeypatch, capsys, text, variables, forced):
+    names = ("FORCE_TORCHRUN", "NPROC_PER_NODE", "RANK")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(command, "_devices", lambda: 0)
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    command.launch_ranks(["train", str(path)])
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    for name in set(found) - set(variables):
+        monkeypatch.delenv(name)
+    assert found == {**variables, **forced}
+    assert ("FORCE_TORCHRUN=1" in capsys.readouterr().err) == ("FORCE_TORCHRUN" in forced)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from fw_support import losses, needs
 
 # What a user's script does; `{auto}` is the one line of accel, or nothing.

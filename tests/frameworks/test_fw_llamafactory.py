@@ -11,7 +11,7 @@ import pytest
 
 from accel.errors import CapabilityUnavailable
 from accel.values import Feature, Level
-from accel_frameworks import llamafactory
+from accel_frameworks import llamafactory, llamafactory_flags
 
 NO_FLASH = {
     (Feature.ATTENTION, "flash_attention_2"): "no such kernel for test_1",
@@ -124,9 +124,9 @@ def test_the_flags_that_are_read_at_import(capable, kind, dtype, wanted, flags):
 )
 def test_pure_bf16(capable, dtype, lacking, left):
     capabilities = capable(kind="npu", dtype=dtype, lacking=lacking)
-    training = types.SimpleNamespace(bf16=False, fp16=False, mixed_precision="no")
+    training = types.SimpleNamespace(bf16=False, fp16=False, mixed_precision="no", fp8=False)
     finetuning = types.SimpleNamespace(pure_bf16=True)
-    parse = llamafactory._parsed(lambda args: (0, 0, training, finetuning, 0), capabilities)
+    parse = llamafactory_flags.parsed(lambda args: (0, 0, training, finetuning, 0), capabilities)
     assert parse(None) == (0, 0, training, finetuning, 0)
     flags = {**vars(training), **vars(finetuning)}
     assert {name for name, value in flags.items() if value is True} == left
@@ -138,9 +138,9 @@ def test_pure_bf16_under_strict_and_unasked(capable):
     strict = capable(kind="npu", lacking=NO_BF16, strict=True)
     asked = types.SimpleNamespace(pure_bf16=True)
     with pytest.raises(CapabilityUnavailable, match="pure_bf16: true"):
-        llamafactory._parsed(lambda: (0, 0, None, asked, 0), strict)()
+        llamafactory_flags.parsed(lambda: (0, 0, None, asked, 0), strict)()
     unasked = types.SimpleNamespace(pure_bf16=False)
-    llamafactory._parsed(lambda: (0, 0, None, unasked, 0), strict)()
+    llamafactory_flags.parsed(lambda: (0, 0, None, unasked, 0), strict)()
     assert strict.notes == ()
 
 
@@ -156,7 +156,9 @@ def test_the_ranks_come_to_the_same_choices(capable, monkeypatch):
     )
     seen = {}
     launch = llamafactory._launched(
-        lambda: seen.update({k: v for k, v in os.environ.items() if k.startswith("ACCEL_")}),
+        lambda: seen.update(
+            {k: v for k, v in os.environ.items() if k.startswith(("ACCEL_", "OPTIM_"))}
+        ),
         llamafactory.environment(capabilities),
     )
     launch()
@@ -166,6 +168,7 @@ def test_the_ranks_come_to_the_same_choices(capable, monkeypatch):
         "ACCEL_DTYPE": "float16",
         "ACCEL_ATTENTION": "eager",
         "ACCEL_STRICT": "1",
+        "OPTIM_TORCH": "0",
     }, "what the user set in the environment stands"
     assert dict(os.environ) == before
 
@@ -197,18 +200,18 @@ def test_this_environment_s_torchrun_comes_first(monkeypatch, tmp_path):
 
 
 def test_every_patch_says_why_and_for_what(capable):
-    from accel_frameworks import peft, torch, torchaudio, transformers
+    from accel import pipeline
+    from accel.machine import ThisMachine
 
     capabilities = capable(kind="cuda", attention=ALL, dtype=("bfloat16", "float32"))
-    device = capabilities.device
-    patches = [
-        *transformers.accel_patches(device, capabilities),
-        *llamafactory.accel_patches(device, capabilities),
-        *peft.accel_patches(capabilities),
-        *torch.accel_patches(device, capabilities),
-        *torchaudio.accel_patches(capabilities),
-    ]
-    assert len(patches) == 16
+    answers = pipeline.loaded_plugins().call(
+        "accel_patches",
+        device=capabilities.device,
+        capabilities=capabilities,
+        machine=ThisMachine(),
+    )
+    patches = [patch for answer in answers for patch in answer.value or ()]
+    assert len(patches) > 30
     for patch in patches:
         assert patch.reason, patch.target
         assert patch.upstream.startswith("https://"), patch.target

@@ -7,7 +7,7 @@ import torch
 
 import accel_kernels.cuda_provider.provider  # noqa: F401 - registers itself
 from accel_kernels import providers
-from accel_kernels.cuda_provider import planning
+from accel_kernels.cuda_provider import hopper, planning
 from accel_kernels.cuda_provider.decoding import decode
 from accel_kernels.cuda_provider.planning import Cut
 from accel_kernels.formats import QuantizedWeight, from_values
@@ -20,7 +20,8 @@ pytestmark = [
         not torch.cuda.is_available() or torch.version.hip is not None, reason="no NVIDIA GPU"
     ),
 ]
-TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+# bf16: the weight and, on Hopper, zero times scale are rounded too
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def weight_of(
@@ -99,6 +100,71 @@ def test_every_way_of_cutting_gives_the_same_numbers(
         found = decode(x, packed, shape, cut=cut)
         assert relative(found, exact) < TOLERANCE[torch.float16]
         assert torch.equal(found, decode(x, packed, shape, cut=cut))
+
+
+needs_hopper = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() != hopper.CAPABILITY,
+    reason="wgmma is Hopper's alone",
+)
+
+
+def check_hopper(
+    weight: QuantizedWeight, rows: int, dtype: torch.dtype, cut: hopper.Tiling | None = None
+) -> None:
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    exact = weight.dequantize(torch.float64)
+    for backward in (False, True):
+        factor = exact.T if backward else exact
+        x = torch.randn(rows, factor.shape[0], device="cuda", dtype=dtype)
+        y = hopper.multiply(x, packed, shape, backward=backward, cut=cut)
+        assert relative(y, x.double() @ factor) < TOLERANCE[dtype]
+        again = hopper.multiply(x, packed, shape, backward=backward, cut=cut)
+        assert torch.equal(y, again)
+
+
+@needs_hopper
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("height", [1, 2])
+@pytest.mark.parametrize("tile", [16, 32, 64, 128, 256])
+def test_every_cut_for_hopper(tile: int, height: int, cluster: int) -> None:
+    if tile == 256 and height == 2:
+        pytest.skip("takes more registers than there are")
+    check_hopper(
+        weight_of(4, 1024, 1536, 128), 300, torch.bfloat16, hopper.Tiling(tile, height, cluster)
+    )
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("group", [32, 64, 96, 128, 160, -1])
+def test_groups_on_hopper(group: int, dtype: torch.dtype) -> None:
+    check_hopper(weight_of(4, 480, 200, group), 40, dtype)
+    check_hopper(weight_of(4, 480, 1000, group), 300, dtype)
+
+
+@needs_hopper
+@pytest.mark.parametrize("scales", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("k", "n"), [(8, 8), (72, 8), (840, 264), (4104, 64), (64, 4096)])
+def test_odd_sizes_on_hopper(k: int, n: int, scales: torch.dtype) -> None:
+    for rows in (1, 20, 130):
+        check_hopper(weight_of(4, k, n, 32 if k > 32 else -1, scales=scales), rows, torch.bfloat16)
+
+
+@needs_hopper
+def test_two_streams_at_once_do_not_share_their_sums() -> None:
+    weight = weight_of(4, 4096, 512, 128)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    inputs = [torch.randn(64, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    expected = [hopper.multiply(x, packed, shape) for x in inputs]
+    streams = [torch.cuda.Stream() for _ in inputs]
+    torch.cuda.synchronize()
+    for _ in range(50):
+        found = []
+        for x, stream in zip(inputs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(hopper.multiply(x, packed, shape))
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -129,7 +129,7 @@ class Thread:
     def __init__(self, block: Block) -> None:
         self.block = block
         self.may_read = not block.waits
-        self.groups: list[list[tuple[int, int, int]]] = [[]]
+        self.groups: list[list[tuple[int, int, int, int]]] = [[]]
 
     def load(self, address: int, width: int, count: int) -> list[int]:
         if not self.may_read:
@@ -157,11 +157,11 @@ class Thread:
         raw = value.to_bytes(8, "little")[:width]
         self._own(address, width)[:] = np.frombuffer(raw, dtype=np.uint8)
 
-    def copy(self, to: int, source: int, size: int) -> None:
+    def copy(self, to: int, source: int, size: int, read: int | None = None) -> None:
         if not self.may_read:
             raise Fault("global memory is read before griddepcontrol.wait")
         self._own(to, size)[:] = 0xFF
-        self.groups[-1].append((to, source, size))
+        self.groups[-1].append((to, source, size, size if read is None else read))
 
     def commit(self) -> None:
         self.groups.append([])
@@ -175,13 +175,32 @@ class Thread:
         self._land(self.groups[0])
         self.groups = [[]]
 
-    def _land(self, group: list[tuple[int, int, int]]) -> None:
-        for to, source, size in group:
-            self._own(to, size)[:] = self.block.memory.part(source, size)
+    def _land(self, group: list[tuple[int, int, int, int]]) -> None:
+        for to, source, size, read in group:
+            landed = self._own(to, size)
+            landed[:] = 0
+            if read:
+                landed[:read] = self.block.memory.part(source, read)
 
 
-def multiply(kind: str, lanes: Sequence[Event]) -> list[tuple[float, ...]]:
+def read_matrices(lanes: Sequence[Event]) -> list[tuple[int, ...]]:
+    """ldmatrix of one warp: lane 8 i + r names row r of matrix i, as the PTX manual draws it."""
+    count = int(lanes[0][1].partition(".x")[2].partition(".")[0])
+    rows = [thread.load_shared(address, 4, 4) for _, _, thread, address in lanes[: 8 * count]]
+    return [
+        tuple(rows[8 * matrix + lane // 4][lane % 4] for matrix in range(count))
+        for lane in range(32)
+    ]
+
+
+def exchange(lanes: Sequence[Event]) -> list[int]:
+    """shfl.sync.bfly of one warp: each lane has the value of the lane whose number differs so."""
+    return [lanes[lane ^ lanes[lane][3]][2] for lane in range(32)]
+
+
+def mma(lanes: Sequence[Event]) -> list[tuple[float, ...]]:
     """mma.sync.m16n8k16 or m16n8k8 of one warp, fragments as the PTX manual draws them."""
+    kind = lanes[0][1]
     table = BFLOAT if "bf16" in kind else HALF
     steps = 2 if "k16" in kind else 1
     a, b, c = np.zeros((16, 8 * steps)), np.zeros((8 * steps, 8)), np.zeros((16, 8))
@@ -226,8 +245,9 @@ class Warp:
                 raise Fault(f"threads of one warp wait for different things: {kinds}")
             first = events[0]
             self.event = None if first is None else first[0]
-            if first is not None and first[0] == "mma":
-                answers = list(multiply(first[1], [event for event in events if event]))
+            together = {"mma": mma, "ldmatrix": read_matrices, "shfl": exchange}
+            if first is not None and first[0] in together:
+                answers = list(together[first[0]]([event for event in events if event]))
             elif self.event == "warp":
                 answers = [None] * 32
             else:

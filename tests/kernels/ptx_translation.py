@@ -134,7 +134,13 @@ def instruction(op: str, rest: str) -> str:
     if op.startswith("cp.async.wait_group"):
         return f"T.wait({parts[0]})"
     if op.startswith("cp.async"):
-        return f"T.copy({address(parts[0])}, {address(parts[1])}, {parts[2]})"
+        read = f", {operand(parts[3])}" if len(parts) > 3 else ""
+        return f"T.copy({address(parts[0])}, {address(parts[1])}, {parts[2]}{read})"
+    if op.startswith("ldmatrix"):
+        return f"{', '.join(listed(parts[0]))} = yield ('ldmatrix', {op!r}, T, {address(parts[1])})"
+    if op.startswith("shfl.sync.bfly"):
+        value, mask = operand(parts[1]), operand(parts[2])
+        return f"{operand(parts[0])} = yield ('shfl', {op!r}, {value}, {mask})"
     if op.startswith("prefetch"):
         return f"T.block.memory.part({address(parts[0])}, 1)"
     if op == "mov.b32" and parts[1].startswith("{"):

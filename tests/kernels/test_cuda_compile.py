@@ -119,6 +119,7 @@ def test_what_common_checkpoints_need(architecture: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_format(architecture: str) -> None:

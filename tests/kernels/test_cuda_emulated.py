@@ -127,7 +127,7 @@ def test_reading_before_the_kernel_before_has_ended_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = dict(compiling.sources())
-    early = "if (AHEAD && begin < end) load_x"
+    early = "if (!X_RING && AHEAD && begin < end) load_x"
     text = compiling.sources()["decode.cu"]
     wait = text.index("#if EARLY\n  // Weights")
     block = text[wait : text.index("#endif\n", wait) + len("#endif\n")]

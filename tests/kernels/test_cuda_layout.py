@@ -84,7 +84,7 @@ def emulate(x: torch.Tensor, packed: list[torch.Tensor], shape: Shape) -> torch.
                     row, column = G + 8 * (r % 2), 2 * T + e + 8 * (r // 2)
                     a[:, :, row, column] = q[:, chunk, :, :, step, r, e].to(torch.float64)
                 for p in range(2):
-                    place = start + 8 * T + 4 * (step % 2) + 2 * p + e
+                    place = start + 16 * (step % 2) + 8 * p + 2 * T + e
                     b[2 * T + e + 8 * p, G] = padded[G, place]
             exact = (a - z[:, group].unsqueeze(-1)) * s[:, group].unsqueeze(-1)
             y += (exact @ b).flatten(0, 2).T

@@ -11,7 +11,15 @@ import torch
 
 import ptx
 from accel_kernels import providers
-from accel_kernels.cuda_provider import compiling, decoding, dense, nvrtc, planning, provider
+from accel_kernels.cuda_provider import (
+    compiling,
+    decoding,
+    dense,
+    hopper,
+    nvrtc,
+    planning,
+    provider,
+)
 from accel_kernels.cuda_provider.compiling import Program
 from accel_kernels.cuda_provider.planning import Gpu
 from accel_kernels.ops import quantized_linear
@@ -53,6 +61,8 @@ def emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     small = Gpu(capability, 2, 99 << 10, 100 << 10, 48)
     monkeypatch.setattr(decoding, "gpu", lambda device: small)
     monkeypatch.setattr(planning, "FEW_ROWS", 9)
+    # wgmma and TMA are not emulated: tests/gpu has those
+    monkeypatch.setattr(hopper, "serves", lambda *arguments, **backward: False)
     return launched
 
 

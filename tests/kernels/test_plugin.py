@@ -33,6 +33,7 @@ def capabilities(arch: str = "x86_64", **machine: Any) -> Capabilities:
     ("arch", "installed", "names"),
     [
         ("x86_64", {}, ["accel_torch"]),
+        ("x86_64_avx512_bf16", {}, ["accel_torch_int4", "accel_torch"]),
         ("an_arch_to_come", {}, ["accel_torch"]),
         ("sm_60", {"triton": "3.6.0"}, ["accel_torch"]),
         ("sm_75", {"triton": "3.6.0", "nvidia-cuda-nvrtc": "13.0"}, ["accel_cuda", "accel_torch"]),
@@ -102,8 +103,13 @@ def test_planning_for_a_recorded_machine_knows_the_providers() -> None:
 
 @pytest.fixture
 def tables() -> tuple[dict[str, Any], dict[str, Any]]:
-    accel_report = accel.auto("cpu", apply=True)
+    accel_report = accel.auto("cpu", apply=True)  # some environments cannot import them without
+    import peft.tuners.lora.model
+    import transformers.modeling_utils
     import transformers.quantizers.auto as auto
+
+    assert peft.tuners.lora.model
+    assert transformers.modeling_utils
 
     accel_report.revert()
     return auto.AUTO_QUANTIZER_MAPPING, auto.AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -282,3 +288,12 @@ def _write_tokenizer(folder: Path, source: Path) -> None:
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("name", ["torch", "cuda", "triton"])
+def test_a_provider_is_there_by_its_name_alone(name: str) -> None:
+    if name == "triton":
+        pytest.importorskip("triton")
+    code = f"from accel_kernels import providers; print(providers.named({name!r}).name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == name

@@ -50,6 +50,7 @@ def test_four_bits(arch: str, kernel: Kernel) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("arch", "kernel"),
     [

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from accel_kernels import quantizing
+from accel_kernels.layer import QuantizedLinear
 
 HIDDEN, MLP, VOCABULARY, LAYERS = 64, 96, 128, 2
 GROUP = 32
+LAYER = "model.layers.1.mlp.up_proj"
+PER_LAYER = 7
+"""Quantised layers of a block: q, k, v, o, gate, up and down."""
 SIZES: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "intermediate_size": MLP,
@@ -25,12 +33,18 @@ SIZES: dict[str, Any] = {
 }
 
 
-def plain(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.float32) -> Path:
-    """A model of `kind` (llama; qwen2, which has biases) with its head not tied, saved."""
+def plain(
+    folder: Path,
+    kind: str = "llama",
+    dtype: torch.dtype = torch.float32,
+    changes: Mapping[str, Any] | None = None,
+) -> Path:
+    """A model of `kind` (llama; qwen2, which has biases), its head not tied unless changed so."""
     import transformers
 
     names = {"llama": "Llama", "qwen2": "Qwen2"}
-    config = getattr(transformers, f"{names[kind]}Config")(**SIZES, tie_word_embeddings=False)
+    sizes = {**SIZES, "tie_word_embeddings": False, **(changes or {})}
+    config = getattr(transformers, f"{names[kind]}Config")(**sizes)
     torch.manual_seed(0)
     model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
     with torch.no_grad():
@@ -63,3 +77,30 @@ def logits(model: torch.nn.Module, ids: torch.Tensor | None = None) -> torch.Ten
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def load(folder: Path, dtype: torch.dtype | None = torch.float32, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options)
+
+
+def quantised_layers(model: torch.nn.Module) -> dict[str, QuantizedLinear]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLinear)
+    }
+
+
+def changed(source: Path, target: Path, change: Any, config: Any = None) -> Path:
+    """A copy of a checkpoint with its tensors, and its quantization_config, changed."""
+    shutil.copytree(source, target)
+    tensors = load_file(target / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    if config is not None:
+        document = json.loads((target / "config.json").read_text())
+        config(document["quantization_config"])
+        (target / "config.json").write_text(json.dumps(document))
+    return target

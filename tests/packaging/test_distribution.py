@@ -192,7 +192,7 @@ def test_what_is_required_is_here_in_a_version_that_will_do(metadata: Message) -
         version = importlib.metadata.version(requirement.name)
         assert requirement.specifier.contains(version, prereleases=True), line
         checked += 1
-    assert checked >= 10
+    assert checked >= 9
 
 
 def test_the_sdist_has_what_a_packager_needs(built: Path) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import typer
 
-from accel import hookspecs, testing
+from accel import hookspecs, probes, testing
 from accel.cli.app import add_plugin_commands, build
 from accel.pipeline import CHOICES, loaded_plugins
+from accel.testing.conformance import RULES
+from accel.troubles import Finding
 from accel.values import Device, Impl, Patch, Probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,10 @@ PAGES = (
     *READMES,
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("design", "plugins", "machines", "environment")),
+    *(
+        f"docs/{name}.md"
+        for name in ("design", "plugins", "machines", "environment", "doctor", "conformance")
+    ),
 )
 VARIABLE = re.compile(r"\bACCEL_[A-Z]+(?:_[A-Z]+)*\b")
 SKIPPED = {".git", "__pycache__", "demo-output", ".demo", "dist", "build", "saves"}
@@ -71,13 +76,27 @@ def test_every_hook_is_documented(hook: str) -> None:
     assert f"| `{hook}(" in read("docs/plugins.md")
 
 
-@pytest.mark.parametrize("kind", [Device, Impl, Patch, Probe])
+@pytest.mark.parametrize("kind", [Device, Impl, Patch, Probe, Finding])
 def test_every_field_is_documented_in_its_own_table(kind: type[Any]) -> None:
     sections = re.split(r"^## ", read("docs/plugins.md"), flags=re.MULTILINE)
     (section,) = (text for text in sections if text.startswith(f"{kind.__name__}\n"))
     rows = [line.split("|")[1] for line in section.split("\n") if line.startswith("| `")]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert documented == {field.name for field in dataclasses.fields(kind)}
+
+
+def test_every_rule_of_the_suite_is_documented_as_it_is() -> None:
+    rows = re.findall(
+        r"^\| `([a-z]+\.[a-z]+)` \| (.*?) \| (\w+) \|$", read("docs/conformance.md"), re.M
+    )
+    assert rows == [(rule.id, rule.says, rule.needs) for rule in RULES]
+
+
+def test_every_probe_for_any_device_is_documented() -> None:
+    page = read("docs/plugins.md")
+    rows = [line for line in page.split("\n") if line.startswith("| `")]
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert set(probes.__all__) <= documented
 
 
 def test_every_variable_is_documented_and_every_documented_one_is_used() -> None:
@@ -118,7 +137,7 @@ def test_every_command_exists_with_its_options(page: str) -> None:
             assert {word for word in words[1:] if re.fullmatch(r"[a-z-]+", word)} <= targets, line
         elif words[:1] == ["accel"] and len(words) > 1:
             assert words[1] in known, line
-            if words[1] in ("run", "llamafactory"):
+            if words[1] in ("run", "llamafactory", "simulate"):
                 continue
             options = {name for option in known[words[1]].params for name in option.opts}
             assert {word for word in words if word.startswith("-")} <= options, line
@@ -126,7 +145,7 @@ def test_every_command_exists_with_its_options(page: str) -> None:
 
 @pytest.mark.parametrize("page", READMES)
 def test_every_command_is_in_the_readme(page: str) -> None:
-    rows = re.findall(r"^\| `accel (\w+)` \|", read(page), re.MULTILINE)
+    rows = re.findall(r"^\| `accel ([\w-]+)` \|", read(page), re.MULTILINE)
     assert sorted(rows) == sorted(commands())
 
 

@@ -135,6 +135,23 @@ def test_the_next_alternative_only_where_the_index_lacks_the_first(
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("kept", "installed"),
+    [
+        ("torch==2.13.0+cpu\n", ["test", "compilers"]),
+        ("torch==2.14.1\ntriton==3.8.0\n", ["test"]),
+        ("pytorch-triton-rocm==3.4.0\ntorch==2.9.0\n", ["test"]),
+        ("torch==2.9.0\ntorch-npu==2.9.0\ntriton-ascend==3.2.0\n", ["test"]),
+    ],
+)
+def test_a_triton_that_came_with_the_torch_stays_alone(
+    tool: ModuleType, tmp_path: Path, kept: str, installed: list[str]
+) -> None:
+    environment = tool.Environment(tmp_path)
+    environment.constraints.write_text(kept, encoding="utf-8")
+    assert environment.lacking(["test", "compilers"]) == installed
+
+
 def test_an_unfinished_environment_is_not_taken_for_a_finished_one(
     tool: ModuleType, tmp_path: Path
 ) -> None:

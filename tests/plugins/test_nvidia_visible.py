@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import types
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_nvidia import box, found, gpu, nvml
 
+import accel_nvidia.nvml
 from accel.machine import Machine
 from accel.testing import machine
 from accel.values import Device
@@ -198,7 +198,7 @@ class Nvml(types.ModuleType):
     NVMLError, NVMLError_NotSupported, NVML_CLOCK_SM = Error, NotSupported, 1
 
     def __init__(self) -> None:
-        super().__init__("pynvml")
+        super().__init__("libnvml")
         self.open = 0
         self.broken: str | None = None
 
@@ -248,7 +248,7 @@ class Nvml(types.ModuleType):
 @pytest.fixture
 def bindings(monkeypatch: pytest.MonkeyPatch) -> Nvml:
     fake = Nvml()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(accel_nvidia.nvml, "bindings", lambda: fake)
     return fake
 
 

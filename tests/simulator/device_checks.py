@@ -24,8 +24,11 @@ MODULE: Any = getattr(torch, KIND)
 def train(device: str, dtype: torch.dtype = torch.float32, steps: int = 4) -> list[float]:
     torch.manual_seed(3)
     model = torch.nn.Sequential(
-        torch.nn.Embedding(50, 16), torch.nn.Linear(16, 32), torch.nn.GELU(),
-        torch.nn.LayerNorm(32), torch.nn.Linear(32, 50),
+        torch.nn.Embedding(50, 16),
+        torch.nn.Linear(16, 32),
+        torch.nn.GELU(),
+        torch.nn.LayerNorm(32),
+        torch.nn.Linear(32, 50),
     ).to(device, dtype)
     words = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -135,7 +138,11 @@ def check_random_numbers() -> None:
 
 
 def check_streams_and_events() -> None:
-    stream, start, end = MODULE.Stream(), MODULE.Event(enable_timing=True), MODULE.Event(enable_timing=True)
+    stream, start, end = (
+        MODULE.Stream(),
+        MODULE.Event(enable_timing=True),
+        MODULE.Event(enable_timing=True),
+    )
     default = MODULE.current_stream()
     with MODULE.stream(stream):
         assert MODULE.current_stream() == stream
@@ -208,9 +215,13 @@ def check_attention() -> None:
 
     mask = torch.ones(16, 16, dtype=torch.bool).tril(3)
     for heads, options in (
-        (4, {"is_causal": True}), (4, {"attn_mask": mask}), (2, {"is_causal": True, "enable_gqa": True})
+        (4, {"is_causal": True}),
+        (4, {"attn_mask": mask}),
+        (2, {"is_causal": True, "enable_gqa": True}),
     ):
-        for got, wanted in zip(attend(KIND, heads, **options), attend("cpu", heads, **options), strict=True):
+        for got, wanted in zip(
+            attend(KIND, heads, **options), attend("cpu", heads, **options), strict=True
+        ):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -272,7 +283,7 @@ def expect(kind: type[BaseException], words: str, action: Any) -> BaseException:
     try:
         action()
     except kind as error:
-        assert words in str(error), error
+        assert words in str(error), error  # noqa: PT017 - this is no test file
         return error
     raise AssertionError(f"no {kind.__name__} was raised")
 
@@ -281,7 +292,7 @@ def main(names: list[str]) -> None:
     for name in names:
         try:
             globals()[f"check_{name}"]()
-        except Exception:
+        except Exception:  # noqa: BLE001 - told to the test
             print("CHECK", name, traceback.format_exc().replace("\n", " | "))
         else:
             print("CHECK", name, "ok")

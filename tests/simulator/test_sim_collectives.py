@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sim_support import HERE, needs_compiler
 
 pytestmark = [needs_compiler, pytest.mark.slow]
@@ -11,9 +12,7 @@ TORCHRUN = ("python", "-m", "torch.distributed.run", "--standalone", "--nproc-pe
 
 
 def test_two_ranks_train_with_hccl_and_float64_is_refused(simulate):
-    ended = simulate(
-        "ascend-910b2-x8:2", *TORCHRUN, str(HERE / "rank_checks.py"), "hccl", "npu"
-    )
+    ended = simulate("ascend-910b2-x8:2", *TORCHRUN, str(HERE / "rank_checks.py"), "hccl", "npu")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for rank in (0, 1):
         said = f"RANK {rank} refused: HCCL AllReduce & Reduce: Unsupported data type at::kDouble"
@@ -30,7 +29,11 @@ def test_two_ranks_train_with_nccl_on_simulated_cuda(simulate):
 
 def test_a_collective_that_times_out(simulate):
     ended = simulate(
-        "ascend-910b2-x8:2", *TORCHRUN, str(HERE / "rank_checks.py"), "hccl", "npu",
+        "ascend-910b2-x8:2",
+        *TORCHRUN,
+        str(HERE / "rank_checks.py"),
+        "hccl",
+        "npu",
         fault="timeout:1",
     )
     assert ended.returncode != 0

@@ -3,3 +3,7 @@
 Neither a CUDA toolkit nor a C++ compiler is needed, only NVRTC, which comes with torch's CUDA
 builds or as the wheel `nvidia-cuda-nvrtc`. Nothing of CUDA is loaded before a weight is served.
 """
+
+from accel_kernels.cuda_provider.provider import CudaProvider
+
+__all__ = ["CudaProvider"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 import re
 from importlib import resources
 
@@ -18,15 +19,19 @@ OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One source file under kernels/ and the constants it is compiled with."""
+    """One source file under kernels/ and the constants it is compiled with.
+
+    `variant` is "a" for what exists on one architecture and no later one: sm_90a.
+    """
 
     file: str
     constants: tuple[tuple[str, int], ...]
+    variant: str = ""
 
     @classmethod
-    def of(cls, file: str, **constants: int) -> Program:
+    def of(cls, file: str, *, variant: str = "", **constants: int) -> Program:
         """The constants by name; their order does not matter."""
-        return cls(file, tuple(sorted(constants.items())))
+        return cls(file, tuple(sorted(constants.items())), variant)
 
 
 @functools.lru_cache(maxsize=1)
@@ -52,7 +57,8 @@ def compile_for(program: Program, architecture: str) -> tuple[bytes, str]:
     while spills(log) and blocks > 1:
         blocks -= 1
         fewer = {**dict(program.constants), "BLOCKS": blocks}
-        code, log = _compile(Program.of(program.file, **fewer), architecture)
+        smaller = Program.of(program.file, variant=program.variant, **fewer)
+        code, log = _compile(smaller, architecture)
     return code, log
 
 
@@ -70,12 +76,12 @@ def _compile(program: Program, architecture: str) -> tuple[bytes, str]:
 
 def binary(program: Program, capability: tuple[int, int]) -> bytes:
     """Machine code for a GPU of that compute capability, or PTX where NVRTC is older than it."""
-    exact = f"sm_{capability[0]}{capability[1]}"
+    exact = f"sm_{capability[0]}{capability[1]}{program.variant}"
     kept = _cache()
     held = kept.peek(key_of(program, exact))
     if held is not None:
         return held
-    architecture = nvrtc.target(capability, nvrtc.load().architectures())
+    architecture = nvrtc.target(capability, nvrtc.load().architectures()) + program.variant
     return kept.get(key_of(program, architecture), lambda: compile_for(program, architecture)[0])
 
 
@@ -93,9 +99,8 @@ def _cache() -> KernelCache:
 def _tell(note: Note) -> None:
     """Into the report where `accel.auto()` is in force, which logs it too; else into the log."""
     from accel import pipeline
-    from accel.resolving import logger
 
     try:
         pipeline.current().capabilities.note(note)
     except AccelError:
-        logger.warning("%s: %s", note.subject, note.message)
+        logging.getLogger("accel").warning("%s: %s", note.subject, note.message)

@@ -10,7 +10,9 @@ import ctypes
 import dataclasses
 import functools
 import os
+import threading
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 
@@ -61,12 +63,48 @@ def _check(status: int, doing: str) -> None:
     )
 
 
+_entered = threading.local()
+
+
+def enter(device: int) -> None:
+    """Make the context that torch uses on GPU number `device` this thread's.
+
+    The threads that run backward are started by autograd, and have none as far as the driver is
+    concerned until torch happens to call the runtime there. Raises LaunchError.
+    """
+    if getattr(_entered, "device", None) == device:
+        return
+    handle, context = ctypes.c_int(), ctypes.c_void_p()
+    _check(_driver().cuDeviceGet(ctypes.byref(handle), device), "finding the GPU")
+    _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), handle), "keeping its context")
+    _check(_driver().cuCtxSetCurrent(context), "entering its context")
+    _entered.device = device
+
+
+def driver_call(device: int, name: str, *arguments: object) -> None:
+    """Call a function of the driver for a GPU. Raises LaunchError with the driver's message."""
+    enter(device)
+    _check(getattr(_driver(), name)(*arguments), name)
+
+
+class Structure:
+    """A kernel's argument that is passed by value, as its bytes; the driver copies them."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = ctypes.create_string_buffer(content, len(content))
+
+
+Argument: TypeAlias = torch.Tensor | Structure | int | None
+"""A tensor's address, a structure, a number of 32 bits, or an address that is null."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Function:
     """A kernel in one GPU's context. `early` lets it start while the kernel before it ends."""
 
     handle: ctypes.c_void_p
     name: str
+    device: int
     early: bool
 
     def __call__(
@@ -74,14 +112,13 @@ class Function:
         grid: tuple[int, int, int],
         threads: int,
         shared_bytes: int,
-        arguments: Sequence[torch.Tensor | int | None],
+        arguments: Sequence[Argument],
     ) -> None:
-        """Launch on the current stream of the current device. Raises LaunchError."""
+        """Launch on the current stream of the kernel's GPU. Raises LaunchError."""
+        enter(self.device)
         values = [_argument(argument) for argument in arguments]
-        pointers = (ctypes.c_void_p * len(values))(
-            *(ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values)
-        )
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
         if not self.early:
             status = _driver().cuLaunchKernel(
                 self.handle, *grid, threads, 1, 1, shared_bytes, stream, pointers, None
@@ -96,9 +133,11 @@ class Function:
         _check(status, f"launching {self.name}")
 
 
-def _argument(value: torch.Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
+def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.Array[ctypes.c_char]:
     if isinstance(value, int):
         return ctypes.c_int(value)
+    if isinstance(value, Structure):
+        return value.content
     return ctypes.c_void_p(None if value is None else value.data_ptr())
 
 
@@ -115,6 +154,7 @@ def function(
     module, handle = ctypes.c_void_p(), ctypes.c_void_p()
     with torch.cuda.device(device):
         torch.cuda.current_stream()
+        enter(device)
         _check(_driver().cuModuleLoadData(ctypes.byref(module), code), f"loading {program.file}")
         _check(
             _driver().cuModuleGetFunction(ctypes.byref(handle), module, name.encode()),
@@ -125,4 +165,4 @@ def function(
                 _driver().cuFuncSetAttribute(handle, _MAX_DYNAMIC_SHARED, shared_bytes),
                 f"giving {name} {shared_bytes} bytes of shared memory",
             )
-    return Function(handle, name, early)
+    return Function(handle, name, device, early)

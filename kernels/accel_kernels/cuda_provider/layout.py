@@ -25,11 +25,11 @@ CHUNK = 64
 BAND_VALUES = 1 << 24
 """Values rearranged at a time: loading a layer takes at most about ten times this many bytes."""
 
-# values [C, j, t, u, p, e, T, n16, half, g]: k = 64 C + 32 j + 8 t + 4 u + 2 p + e and
-# n = 64 T + 16 n16 + 8 half + g. In a word of 4 bits (e, p, half) count from the lowest bit; with
-# 8 bits (p, half, e) do, over two words.
-_FOUR_BITS = (6, 0, 7, 9, 2, 1, 3, 5, 4, 8)
-_EIGHT_BITS = (6, 0, 7, 1, 9, 2, 3, 4, 8, 5)
+# values [C, j, u, p, t, e, T, n16, half, g]: k = 64 C + 32 j + 16 u + 8 p + 2 t + e and
+# n = 64 T + 16 n16 + 8 half + g. In a word of 4 bits (half, p, e) count from the lowest bit; with
+# 8 bits (e, half, p) do, over two words.
+_FOUR_BITS = (6, 0, 7, 9, 4, 1, 2, 5, 3, 8)
+_EIGHT_BITS = (6, 0, 7, 1, 9, 4, 2, 3, 8, 5)
 
 
 def tiles(shape: Shape) -> int:
@@ -126,7 +126,7 @@ def _bands(shape: Shape) -> Iterator[tuple[int, int]]:
 def _words(values: torch.Tensor, bits: int) -> torch.Tensor:
     k, n = values.shape
     padded = torch.nn.functional.pad(values, (0, -n % TILE, 0, -k % CHUNK))
-    split = padded.view(-1, 2, 4, 2, 2, 2, padded.shape[1] // TILE, 4, 2, 8)
+    split = padded.view(-1, 2, 2, 2, 4, 2, padded.shape[1] // TILE, 4, 2, 8)
     ordered = split.permute(_FOUR_BITS if bits == 4 else _EIGHT_BITS)
     words = packing.pack(ordered.flatten(-3), bits, dim=-1)
     if bits == 4:  # [T, C, n16, g, t, j, u, 1]

@@ -39,7 +39,9 @@ class Cut:
         vectors = shape.bits // 4
         halves = 2 if group_constant(shape) % layout.CHUNK else 1
         of_group = 8 * (self.columns * 2 * scales.itemsize + vectors * 4)
-        ring = self.warps * self.depth * (self.columns * vectors * 512 + halves * of_group)
+        of_x = self.rows * 1024 if self.rows > 1 else 0
+        of_chunk = self.columns * vectors * 512 + halves * of_group + of_x
+        ring = self.warps * self.depth * of_chunk
         return max(sums, ring) if self.ring else sums
 
 
@@ -132,24 +134,26 @@ CANDIDATES = {
         Candidate(1, 8, 6, 3, False, False, 0.96),
     ),
     2: (
-        Candidate(4, 4, 2, 5, False, True, 1.07),
-        Candidate(4, 4, 4, 4, False, True, 1.1),
         Candidate(4, 8, 3, 2, False, True, 1.08),
-        Candidate(1, 8, 6, 2, True, True, 0.9),
-        Candidate(1, 8, 4, 3, False, False, 0.9),
+        Candidate(4, 8, 4, 1, False, True, 1.05),
+        Candidate(2, 16, 2, 1, False, True, 1.0),
+        Candidate(1, 8, 4, 1, False, True, 0.9),
+        Candidate(2, 4, 3, 2, False, True, 0.9),
     ),
     4: (
-        Candidate(4, 8, 2, 1, True, True, 1.1),
-        Candidate(2, 8, 3, 2, False, True, 1.0),
-        Candidate(1, 8, 6, 2, False, True, 0.85),
+        Candidate(4, 8, 2, 1, False, True, 1.1),
+        Candidate(4, 4, 3, 1, False, True, 1.0),
+        Candidate(2, 8, 2, 1, False, True, 0.95),
+        Candidate(2, 4, 2, 2, False, True, 0.9),
+        Candidate(1, 8, 2, 1, False, True, 0.85),
     ),
 }
 # For 8 bits, groups that are no multiple of 64, fp32 scales: they take more registers. Judged by
 # compiled code alone.
 HEAVY = {
     1: (Candidate(2, 4, 4, 4, False, True, 1.0), Candidate(1, 8, 6, 2, True, True, 0.9)),
-    2: (Candidate(2, 4, 4, 4, False, True, 1.0), Candidate(1, 8, 6, 2, True, True, 0.9)),
-    4: (Candidate(2, 4, 4, 3, False, True, 1.0), Candidate(1, 8, 6, 2, False, True, 0.85)),
+    2: (Candidate(2, 4, 4, 2, False, True, 1.0), Candidate(1, 4, 4, 2, False, True, 0.9)),
+    4: (Candidate(2, 4, 2, 2, False, True, 1.0), Candidate(1, 4, 3, 2, False, True, 0.85)),
 }
 # For Turing, which has no cp.async. Judged by compiled code alone.
 WITHOUT_RING = {
@@ -158,6 +162,7 @@ WITHOUT_RING = {
     4: (Candidate(2, 4, 2, 2, False, False, 1.0), Candidate(1, 8, 3, 2, False, False, 0.85)),
 }
 SPLITS = (1, 2, 4, 8)
+LARGE_BYTES = 24 << 20
 ENOUGH_WARPS = 14  # of a multiprocessor, to keep its share of memory busy
 ENOUGH_WIDE_WARPS = 7  # as many, where each has four n16 tiles and 32 rows to multiply
 FEWEST_WARPS = 6
@@ -172,7 +177,13 @@ def candidates(shape: Shape, rows: int, scales: torch.dtype, gpu: Gpu) -> tuple[
         return WITHOUT_RING[rows]
     two_groups = bool(group_constant(shape) % layout.CHUNK)
     heavy = shape.bits == 8 or two_groups or scales == torch.float32
-    return (HEAVY if heavy else CANDIDATES)[rows]
+    known = (HEAVY if heavy else CANDIDATES)[rows]
+    if rows == 1 or heavy:
+        return known
+    # Blocks read x again for every 16 columns they are short of 64: that is what a large layer's
+    # time goes to, while a small one's goes to having too few blocks.
+    large = shape.in_features * shape.out_features * shape.bits // 8 >= LARGE_BYTES
+    return tuple(candidate for candidate in known if (candidate.columns == 4) == large)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from accel.errors import AccelError
-from accel_kernels.cuda_provider import dense, layout, nvrtc, pieces, planning
+from accel_kernels.cuda_provider import dense, hopper, layout, nvrtc, pieces, planning
 from accel_kernels.cuda_provider.decoding import decode
 from accel_kernels.formats import QuantizedWeight
 from accel_kernels.providers import Provider, Shape, register
@@ -43,6 +43,8 @@ class CudaProvider(Provider):
             return x.new_empty(0, shape.out_features)
         ordered = x if len(packed) < 4 else x.index_select(1, packed[3])
         ordered = _aligned(ordered)
+        if hopper.serves(x, packed[2], shape):
+            return hopper.multiply(ordered, packed, shape)
         if x.shape[0] > planning.FEW_ROWS:
             return dense.forward(ordered, packed, shape)
         if x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and _has_bf16(x.device)):
@@ -56,7 +58,10 @@ class CudaProvider(Provider):
         """dy [M, N] times W transposed, W rounded to the dtype of dy."""
         if dy.shape[0] == 0:
             return dy.new_empty(0, shape.in_features)
-        dx = dense.backward(dy, packed, shape)
+        if hopper.serves(dy, packed[2], shape, backward=True):
+            dx = hopper.multiply(_aligned(dy), packed, shape, backward=True)
+        else:
+            dx = dense.backward(dy, packed, shape)
         return dx if len(packed) < 5 else dx.index_select(1, packed[4])
 
     def dequantize(

@@ -88,6 +88,11 @@ class QuantizedWeight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """W as [K, N] in `dtype`; the difference is exact, the product is rounded once."""
+        if self.g_idx is None and self.in_features % self.group_size == 0:
+            values = self.values().unflatten(0, (-1, self.group_size)).to(torch.float32)
+            values -= self.zeros()[:, None]
+            values *= self.scales.to(torch.float32)[:, None]
+            return values.flatten(0, 1).to(dtype)
         group = self.group_of()
         difference = self.values().to(torch.float32) - self.zeros().to(torch.float32)[group]
         return (difference * self.scales.to(torch.float32)[group]).to(dtype)

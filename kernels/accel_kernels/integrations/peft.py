@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from accel.errors import InputError
+from accel_kernels.integrations.adapting import adapted_linear, lone_adapter
 from accel_kernels.layer import QuantizedLinear
 
 logger = logging.getLogger("accel")
@@ -45,6 +46,13 @@ def lora_class() -> type:
         def update_layer(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
             refuse_dense_starts(kwargs)
             super().update_layer(adapter_name, *args, **kwargs)
+
+        def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            name = None if args or kwargs else lone_adapter(self, x)
+            if name is None:
+                return super().forward(x, *args, **kwargs)
+            a, b = self.lora_A[name].weight, self.lora_B[name].weight
+            return adapted_linear(self.base_layer, x, a, b, self.scaling[name])
 
         def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
             base = self.base_layer

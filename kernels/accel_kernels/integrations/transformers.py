@@ -132,6 +132,7 @@ def make_quantizers(
             config = as_dict(self.quantization_config)
             files = kwargs.get("checkpoint_files") or getattr(_resolved, "files", None) or ()
             _resolved.files = None
+            refuse_pickles(files)
             kept = (config.get("modules_to_not_convert"), model._keep_in_fp32_modules)
             skipped = [name for names in kept for name in names or ()]
             if not config.get("lm_head", False):
@@ -174,6 +175,17 @@ def make_quantizers(
             return True
 
     return dict.fromkeys(METHODS, AccelQuantizer)
+
+
+def refuse_pickles(files: Iterable[Any]) -> None:
+    """Raise FormatError for a quantised checkpoint that is not in safetensors."""
+    others = [str(file) for file in files if not str(file).endswith(".safetensors")]
+    if others:
+        raise FormatError(
+            "a quantised checkpoint is read from safetensors files only",
+            found=others[0],
+            remedy="load it where it was made, and save_pretrained(..., safe_serialization=True)",
+        )
 
 
 def as_dict(config: Any) -> Config:

@@ -67,7 +67,22 @@ def convert(gguf: Path, folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
+    name_tokenizer(part)
     part.replace(folder)
+
+
+def name_tokenizer(folder: Path) -> None:
+    """Call the tokenizer by the one class that believes tokenizer.json in every transformers.
+
+    Version 4 saves this one as LlamaTokenizer, in whose place 5.6.0 builds a tokenizer of its own
+    that knows no spaces; version 5 saves a name that version 4 does not know.
+    """
+    path = folder / "tokenizer_config.json"
+    if not (folder / "tokenizer.json").is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def ask(report: accel.Report, request: Request) -> list[str]:
@@ -76,12 +91,13 @@ def ask(report: accel.Report, request: Request) -> list[str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(request.model)
-    model = AutoModelForCausalLM.from_pretrained(request.model)
+    # The dtype while loading: a quantised model refuses to change it later.
+    model = AutoModelForCausalLM.from_pretrained(request.model, torch_dtype=report.dtype)
     if request.adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, request.adapter)
-    model = model.to(device=report.torch_device, dtype=report.dtype).eval()
+    model = model.to(report.torch_device).eval()
     answers: list[str] = []
     for question in request.questions:
         turn = [{"role": "user", "content": question}]

@@ -13,9 +13,12 @@
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace accel_simulator {
 
@@ -207,7 +210,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> own_backward(
   return {by_query, by_key, by_value, Tensor()};
 }
 
+// Attention in plain operations, whatever is asked for: for a type whose kernels torch cannot choose.
+Tensor plain(
+    const Tensor& query, const Tensor& key, const Tensor& value, const MaybeTensor& mask,
+    double dropout, bool causal, MaybeScale scale, bool gqa) {
+  MaybeTensor added = mask;
+  if (mask && mask->scalar_type() == at::kBool) {
+    added = at::zeros(mask->sizes(), query.options())
+                .masked_fill_(mask->logical_not(), -std::numeric_limits<double>::infinity());
+  }
+  return std::get<0>(at::_scaled_dot_product_attention_math(
+      query, key, value, added, dropout, causal, std::nullopt, scale, gqa));
+}
+
 }  // namespace
+
+void register_plain_attention(torch::Library& library) {
+  library.impl("scaled_dot_product_attention", &plain);
+}
 
 void register_attention(torch::Library& library, c10::DeviceType type) {
   library.impl("_fused_sdp_choice", &choose);
@@ -216,7 +236,7 @@ void register_attention(torch::Library& library, c10::DeviceType type) {
     chooser.set_cuda_dispatch_ptr(&choose);
   } else if (type == c10::DeviceType::PrivateUse1) {
     chooser.set_privateuse1_dispatch_ptr(&choose);
-  }  // a build without XPU has no place for XPU's: attention is in plain operations there
+  }
   library.impl("_scaled_dot_product_flash_attention", &flash);
   library.impl("_scaled_dot_product_flash_attention_backward", &flash_backward);
   library.impl("_scaled_dot_product_efficient_attention", &efficient);

@@ -1,6 +1,7 @@
 #include "collectives.h"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 #include <torch/csrc/utils/pybind.h>
 
 #include "alias.h"
@@ -364,9 +365,35 @@ class DeviceCollectives final : public c10d::Backend {
   std::chrono::milliseconds timeout_;
 };
 
+// What DistributedDataParallel times itself with: work is done when it is called, so the host's clock.
+class HostTimer final : public c10d::Timer {
+ public:
+  explicit HostTimer(c10::Device /*device*/) {}
+
+  std::optional<int64_t> measureDifference(Event start, Event end) override {
+    const auto from = getTimestamp(start);
+    const auto to = getTimestamp(end);
+    if (!from || !to || *to < *from) {
+      return std::nullopt;
+    }
+    return *to - *from;
+  }
+};
+
+void register_timer(const std::string& kind) {
+  const c10::DeviceType type = c10::Device(kind).type();
+  if (!c10d::TimerRegistry()->Has(type)) {
+    c10d::TimerRegistry()->Register(
+        type, [](c10::Device device) -> std::unique_ptr<c10d::Timer> {
+          return std::make_unique<HostTimer>(device);
+        });
+  }
+}
+
 }  // namespace
 
 void add_collectives(py::module_& m) {
+  m.def("register_timer", &register_timer);
   m.def(
       "collectives",
       [](const std::string& name, const std::string& kind,

@@ -131,6 +131,43 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(
   return {input.mul(mask).mul_(scale), mask};
 }
 
+template <class Function>
+at::Tensor on_host(const at::Tensor& tensor, Function function) {
+  const c10::Device device = tensor.device();
+  operator_runs(backend_of(device.type()), device.index());
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  FitsOn fits(device);
+  return to_device(function(host_view(tensor)), device);
+}
+
+// Devices read half precision and write float32 in one kernel, which the host has not.
+at::Tensor softmax(const at::Tensor& input, int64_t dim, bool to_float) {
+  return on_host(input, [&](const at::Tensor& host) {
+    return at::_softmax(to_float ? host.to(at::kFloat) : host, dim, false);
+  });
+}
+
+at::Tensor log_softmax(const at::Tensor& input, int64_t dim, bool to_float) {
+  return on_host(input, [&](const at::Tensor& host) {
+    return at::_log_softmax(to_float ? host.to(at::kFloat) : host, dim, false);
+  });
+}
+
+at::Tensor softmax_backward(
+    const at::Tensor& gradient, const at::Tensor& output, int64_t dim, at::ScalarType input) {
+  return on_host(gradient, [&](const at::Tensor& host) {
+    return at::_softmax_backward_data(host, host_view(output), dim, host.scalar_type()).to(input);
+  });
+}
+
+at::Tensor log_softmax_backward(
+    const at::Tensor& gradient, const at::Tensor& output, int64_t dim, at::ScalarType input) {
+  return on_host(gradient, [&](const at::Tensor& host) {
+    return at::_log_softmax_backward_data(host, host_view(output), dim, host.scalar_type())
+        .to(input);
+  });
+}
+
 void record_stream(at::Tensor& /*self*/, c10::Stream /*stream*/) {}
 
 }  // namespace
@@ -149,6 +186,10 @@ void register_factories(torch::Library& library) {
   library.impl("set_", &set_nothing);
   library.impl("native_dropout", &native_dropout);
   library.impl("record_stream", &record_stream);
+  library.impl("_softmax", &softmax);
+  library.impl("_log_softmax", &log_softmax);
+  library.impl("_softmax_backward_data", &softmax_backward);
+  library.impl("_log_softmax_backward_data", &log_softmax_backward);
 }
 
 }  // namespace accel_simulator

@@ -9,6 +9,8 @@ namespace accel_simulator {
 
 void register_factories(torch::Library& library);
 void register_attention(torch::Library& library, c10::DeviceType type);
+// For XPU: a build without it has no place for a chooser of its kernels.
+void register_plain_attention(torch::Library& library);
 // Every operator that has a kernel of the host's own runs that one, even where torch has a
 // composite of other operators to offer: so a step costs, and gives, what it does on the host.
 void register_host_kernels(torch::Library& library, c10::DispatchKey key);

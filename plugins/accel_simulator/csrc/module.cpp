@@ -40,9 +40,16 @@ void register_all(c10::DeviceType type) {
   register_hooks(type);
   libraries.push_back(std::make_unique<torch::Library>(
       torch::Library::IMPL, "aten", backend.key, __FILE__, __LINE__));
+  libraries.reserve(4);
   torch::Library& aten = *libraries.back();
   register_factories(aten);
   register_attention(aten, type);
+  if (type == c10::DeviceType::XPU) {
+    register_plain_attention(aten);
+    libraries.push_back(std::make_unique<torch::Library>(
+        torch::Library::IMPL, "aten", c10::DispatchKey::AutogradXPU, __FILE__, __LINE__));
+    register_plain_attention(*libraries.back());
+  }
   register_host_kernels(aten, backend.key);
   libraries.push_back(std::make_unique<torch::Library>(
       torch::Library::IMPL, "_", backend.key, __FILE__, __LINE__));

@@ -6,12 +6,11 @@
 // A weight's layout, made by layout.py. T counts tiles of 64 output features, C chunks of 64 input
 // features; g = lane / 4 and t = lane % 4 as in mma.sync's fragments:
 //   words  [T][C][n16 tile 0..3][lane][4]  (8 bits: [T][C][n16][2][lane][4])
-//          word s of a lane is the A fragment of step s, k = 32 (s / 2) + 8 t + 4 (s % 2) + 0..3,
-//          rows g and g + 8 of the tile
+//          word s of a lane is the A fragment of step s, k = 16 s + 2 t + {0, 1, 8, 9}, rows g and
+//          g + 8 of the tile: as mma.sync and wgmma draw it, k in its natural order
 //   scales [T][group][g][n16 tile 0..3][row g, row g + 8]
 //   zeros  as scales, in BITS bits
-// The order of k inside a chunk lets a lane read its part of x as two runs of 8 values, and keeps
-// steps 0, 1 and steps 2, 3 in different runs of 32 input features, so that a group may be 32 long.
+// Steps 0, 1 and steps 2, 3 are different runs of 32 input features, so that a group may be 32 long.
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -19,15 +19,15 @@
 constexpr int OUTPUTS = COLUMNS * 16;
 constexpr int FRAGMENTS = COLUMNS * ROWS * 128;  // fp32 sums of one warp
 
-INLINE void load_x(uint4 (&x)[ROWS][2], const u16* base, int c, int m, int k_of_lane, int rows,
-                   int K) {
+// Register 2 s + p is the pair of values of x that step s multiplies by k = 16 s + 8 p + 2 t of W.
+INLINE void load_x(u32 (&x)[ROWS][8], const u16* base, int c, int m, int t, int rows, int K) {
 #pragma unroll
   for (int i = 0; i < ROWS; ++i)
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int row = m + 8 * i, k = c * CHUNK + 32 * j + k_of_lane;
-      x[i][j] = make_uint4(0, 0, 0, 0);
-      if (row < rows && k < K) x[i][j] = *reinterpret_cast<const uint4*>(base + u64(row) * K + k);
+    for (int run = 0; run < 8; ++run) {
+      const int row = m + 8 * i, k = c * CHUNK + 8 * run;
+      x[i][run] = 0;
+      if (row < rows && k < K) x[i][run] = *reinterpret_cast<const u32*>(base + u64(row) * K + k + 2 * t);
     }
 }
 
@@ -40,7 +40,7 @@ INLINE Zeros zeros_at(const Chunk& chunk, int half, int first, int column) {
 }
 
 INLINE void accumulate(float (&sums)[COLUMNS][ROWS][4], const Chunk& chunk,
-                       const uint4 (&x)[ROWS][2], int first) {
+                       const u32 (&x)[ROWS][8], int first) {
 #pragma unroll
   for (int column = 0; column < COLUMNS; ++column) {
     float part[ROWS][4];
@@ -54,10 +54,7 @@ INLINE void accumulate(float (&sums)[COLUMNS][ROWS][4], const Chunk& chunk,
       u32 a[4];
       expand(lane_words + (VECTORS == 2 ? (step & 1) * 2 : step), z, a);
 #pragma unroll
-      for (int i = 0; i < ROWS; ++i) {
-        const uint4 b = x[i][step / 2];
-        multiply(part[i], a, step & 1 ? b.z : b.x, step & 1 ? b.w : b.y, fresh);
-      }
+      for (int i = 0; i < ROWS; ++i) multiply(part[i], a, x[i][2 * step], x[i][2 * step + 1], fresh);
       if (step % (4 / HALVES) == 4 / HALVES - 1) {
         const float2 s = chunk.scales(half, column);
 #pragma unroll
@@ -113,6 +110,7 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
   const int first_row = blockIdx.z * (ROWS * 8), rows = min(M - first_row, ROWS * 8);
   const Weight weight = {words, scales, zeros};
   const u16* base = x + u64(first_row) * K;
+  const Activations activations = {base, rows, K};
   const int share = blockIdx.y * WARPS + warp;
   const int begin = int(u64(chunks) * share / (SPLIT * WARPS));
   const int end = int(u64(chunks) * (share + 1) / (SPLIT * WARPS));
@@ -129,28 +127,28 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
   asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
 #endif
   float sums[COLUMNS][ROWS][4] = {};
-  uint4 x_here[ROWS][2];
-  const int m = lane >> 2, k_of_lane = (lane & 3) * 8;
-  if (AHEAD && begin < end) load_x(x_here, base, begin, m, k_of_lane, rows, K);
-  Stream stream(weight, tile, first, begin, end, chunks, groups, shared, warp, lane);
+  u32 x_here[ROWS][8];
+  const int m = lane >> 2, t = lane & 3;
+  if (!X_RING && AHEAD && begin < end) load_x(x_here, base, begin, m, t, rows, K);
+  Stream stream(weight, activations, tile, first, begin, end, chunks, groups, shared, warp, lane);
   for (int turn = begin; turn < end; turn += UNROLL) {
 #pragma unroll
     for (int d = 0; d < UNROLL; ++d) {
       const int c = turn + d;
       if (c >= end) break;
       const Chunk& chunk = stream.wait(d);
-#if AHEAD
-      uint4 x_next[ROWS][2];
-      if (c + 1 < end) load_x(x_next, base, c + 1, m, k_of_lane, rows, K);
-#else
-      load_x(x_here, base, c, m, k_of_lane, rows, K);
-#endif
+      u32 x_next[ROWS][8];
+      if (X_RING)
+        chunk.read_x(x_here);
+      else if (!AHEAD)
+        load_x(x_here, base, c, m, t, rows, K);
+      else if (c + 1 < end)
+        load_x(x_next, base, c + 1, m, t, rows, K);
       accumulate(sums, chunk, x_here, first);
       stream.refill(c, d);
-#if AHEAD
+      if (!X_RING && AHEAD)
 #pragma unroll
-      for (int i = 0; i < ROWS; ++i) x_here[i][0] = x_next[i][0], x_here[i][1] = x_next[i][1];
-#endif
+        for (int i = 0; i < ROWS * 8; ++i) x_here[i / 8][i % 8] = x_next[i / 8][i % 8];
     }
   }
   stream.finish();

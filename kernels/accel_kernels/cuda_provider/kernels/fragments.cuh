@@ -39,9 +39,8 @@ INLINE u32 fma2(u32 a, u32 b, u32 c) {
 }
 
 #if BITS == 4
-// `byte` of the word holds the zeros of rows g and g + 8.
-INLINE Zeros zeros_of(u32 word, int byte) {
-  const u32 both = __byte_perm(word, 0, 0x4040 + byte * 0x0101);
+// The low nibbles of bytes 0 and 2 are the zeros that `low` takes off, the high ones those of `high`.
+INLINE Zeros zeros_of_both(u32 both) {
   Zeros out;
 #if BF16
   out.low = select_or(both, 0x000f000fu, 0xc200c200u);               // -(32 + z / 4)
@@ -53,17 +52,28 @@ INLINE Zeros zeros_of(u32 word, int byte) {
   return out;
 }
 
+// `byte` of the word holds the zeros of rows g and g + 8.
+INLINE Zeros zeros_of(u32 word, int byte) {
+  return zeros_of_both(__byte_perm(word, 0, 0x4040 + byte * 0x0101));
+}
+
+// The values in the low nibbles of a word's bytes 0 and 2, and in the high ones, less the zeros.
+INLINE u32 low_pair(u32 word, u32 zeros) {
+  return BF16 ? fma2(select_or(word, 0x000f000fu, 0x43004300u), 0x3e803e80u, zeros)
+              : fma2(select_or(word, 0x000f000fu, 0x64006400u), 0x3c003c00u, zeros);
+}
+
+INLINE u32 high_pair(u32 word, u32 zeros) {
+  return BF16 ? fma2(word & 0x00f000f0u, 0x7f007f00u, zeros)
+              : fma2(select_or(word, 0x00f000f0u, 0x64006400u), 0x2c002c00u, zeros);
+}
+
 INLINE void expand(const u32* words, const Zeros& z, u32 (&a)[4]) {
-#if BF16
-  constexpr u32 LOW = 0x43004300u, HIGH = 0, LOW_FACTOR = 0x3e803e80u, HIGH_FACTOR = 0x7f007f00u;
-#else
-  constexpr u32 LOW = 0x64006400u, HIGH = LOW, LOW_FACTOR = 0x3c003c00u, HIGH_FACTOR = 0x2c002c00u;
-#endif
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
     const u32 word = words[0] >> (8 * pair);
-    a[2 * pair] = fma2(select_or(word, 0x000f000fu, LOW), LOW_FACTOR, z.low);
-    a[2 * pair + 1] = fma2(select_or(word, 0x00f000f0u, HIGH), HIGH_FACTOR, z.high);
+    a[2 * pair] = low_pair(word, z.low);
+    a[2 * pair + 1] = high_pair(word, z.high);
   }
 }
 #else

@@ -5,11 +5,22 @@
 // RING 0: into registers (any GPU). RING 1: into shared memory by cp.async (sm_80 and up), which
 // leaves the registers to more warps; a warp's slots are its own, so that no block-wide barrier is needed.
 
+//
+// With more than 8 rows a RING brings the chunk's part of x too (X_RING): lanes would otherwise read it from
+// global memory in pieces of 4 bytes, as mma.sync wants it.
+
 struct Weight {
   const uint4* words;
   const void* scales;
   const u32* zeros;
 };
+
+struct Activations {
+  const u16* base;
+  int rows, K;
+};
+
+constexpr bool X_RING = RING && ROWS > 1;
 
 // Rows of the tile's scales and zeros that hold half a chunk's group. The second half of the last
 // chunk may lie beyond K: its x is zero, and so any group will do.
@@ -29,7 +40,8 @@ constexpr int WORD_BYTES = COLUMNS * VECTORS * 512;
 constexpr int SCALE_BYTES = COLUMNS * 2 * (SCALE == 2 ? 4 : 2);  // of one g
 constexpr int ZERO_BYTES = VECTORS * 4;
 constexpr int HALF_BYTES = 8 * (SCALE_BYTES + ZERO_BYTES);
-constexpr int SLOT = WORD_BYTES + HALVES * HALF_BYTES;
+constexpr int X_AT = WORD_BYTES + HALVES * HALF_BYTES;
+constexpr int SLOT = X_AT + (X_RING ? ROWS * 1024 : 0);
 constexpr int UNROLL = AHEAD ? 2 : 1;
 
 template <int BYTES>
@@ -37,9 +49,25 @@ INLINE void copy_small(u32 to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
 }
 
+// Where 8 values of x from run `run` on stand: columns are exchanged by row, against bank conflicts.
+INLINE int place_of_x(int row, int run) { return X_AT + row * 128 + ((run ^ (row & 7)) << 4); }
+
 struct Chunk {
   const char* slot;
   int lane;
+
+  // The fragments of B for every run of 8 input features.
+  INLINE void read_x(u32 (&x)[ROWS][8]) const {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+      for (int run = 0; run < 8; run += 4) {
+        const u32 at = u32(__cvta_generic_to_shared(slot + place_of_x(i * 8 + (lane & 7), run + (lane >> 3))));
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x[i][run]), "=r"(x[i][run + 1]), "=r"(x[i][run + 2]), "=r"(x[i][run + 3])
+                     : "r"(at) : "memory");
+      }
+  }
 
   INLINE uint4 words(int i) const { return reinterpret_cast<const uint4*>(slot)[i * 32 + lane]; }
 
@@ -60,17 +88,22 @@ struct Chunk {
 
 struct Stream {
   const Weight& weight;
+  const Activations& x;
   const uint4* next;
   char* slots;
   int tile, first, end, groups, lane, turn;
   Chunk chunk;
 
-  INLINE Stream(const Weight& w, int tile, int first, int begin, int end, int chunks, int groups,
-                float* shared, int warp, int lane)
-      : weight(w), slots(reinterpret_cast<char*>(shared) + warp * DEPTH * SLOT), tile(tile),
+  INLINE Stream(const Weight& w, const Activations& x, int tile, int first, int begin, int end, int chunks,
+                int groups, float* shared, int warp, int lane)
+      : weight(w), x(x), slots(reinterpret_cast<char*>(shared) + warp * DEPTH * SLOT), tile(tile),
         first(first), end(end), groups(groups), lane(lane), turn(0) {
     next = w.words + ((u64(tile) * chunks + begin) * 4 + first) * (32 * VECTORS) + lane;
     chunk.lane = lane;
+    if (X_RING)  // rows that are not there are zero, for good
+      for (int i = x.rows * 8 + lane; i < ROWS * 64; i += 32)
+        for (int d = 0; d < DEPTH; ++d)
+          *reinterpret_cast<uint4*>(slots + d * SLOT + place_of_x(i >> 3, i & 7)) = make_uint4(0, 0, 0, 0);
     for (int d = 0; d < DEPTH; ++d) fill(begin + d, slots + d * SLOT);
   }
 
@@ -81,6 +114,15 @@ struct Stream {
       for (int i = 0; i < COLUMNS * VECTORS; ++i)
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to + (i * 32 + lane) * 16),
                      "l"(next + i * 32) : "memory");
+      if (X_RING)
+#pragma unroll
+        for (int i = 0; i < ROWS * 2; ++i) {
+          const int row = i * 4 + (lane >> 3), run = lane & 7, k = c * CHUNK + 8 * run;
+          if (row < x.rows)  // beyond K nothing is read, and zeros are written
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                             u32(__cvta_generic_to_shared(slot + place_of_x(row, run)))),
+                         "l"(x.base + (k < x.K ? u64(row) * x.K + k : 0)), "r"(k < x.K ? 16 : 0) : "memory");
+        }
 #pragma unroll
       for (int half = 0; half < HALVES; ++half) {
         const u64 row = group_row(tile, c, half, groups, lane & 7);
@@ -124,6 +166,7 @@ struct Stream {
 constexpr int UNROLL = DEPTH;
 
 struct Chunk {
+  INLINE void read_x(u32 (&)[ROWS][8]) const {}
   uint4 held[COLUMNS * VECTORS];
   u32 held_zeros[HALVES][VECTORS];
 #if SCALE == 2
@@ -173,8 +216,8 @@ struct Stream {
   int tile, first, end, groups, lane;
   Chunk ring[DEPTH];
 
-  INLINE Stream(const Weight& w, int tile, int first, int begin, int end, int chunks, int groups,
-                float* shared, int warp, int lane)
+  INLINE Stream(const Weight& w, const Activations&, int tile, int first, int begin, int end, int chunks,
+                int groups, float* shared, int warp, int lane)
       : weight(w), tile(tile), first(first), end(end), groups(groups), lane(lane) {
     next = w.words + ((u64(tile) * chunks + begin) * 4 + first) * (32 * VECTORS) + lane;
 #pragma unroll

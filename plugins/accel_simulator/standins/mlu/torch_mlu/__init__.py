@@ -1,8 +1,9 @@
-"""Stands in for Cambricon's torch_mlu while an MLU is simulated: its name, its version and `torch.mlu`."""
+"""Stands in for Cambricon's torch_mlu while an MLU is simulated: name, version and `torch.mlu`."""
 
 from __future__ import annotations
 
 import torch
+
 from accel_simulator import starting
 
 _state = starting.state()

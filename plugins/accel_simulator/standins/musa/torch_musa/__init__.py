@@ -1,8 +1,9 @@
-"""Stands in for Moore Threads's torch_musa while a MUSA GPU is simulated: its name, its version and `torch.musa`."""
+"""Stands in for Moore Threads' torch_musa while such a GPU is simulated: name and `torch.musa`."""
 
 from __future__ import annotations
 
 import torch
+
 from accel_simulator import starting
 
 _state = starting.state()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from accel_simulator import starting
 
 _state = starting.state()

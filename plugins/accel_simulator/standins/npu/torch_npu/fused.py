@@ -16,7 +16,9 @@ def _check_chip(name: str) -> None:
     state = starting.state()
     chip = next((c.first for c in state.cards if c.kind == "npu"), None) if state else None
     if chip is not None and chip.family in ("910a", "310p"):
-        raise RuntimeError(f"{name} is not supported on {chip.arch}: it is for 910B, 910_93 and 950")
+        raise RuntimeError(
+            f"{name} is not supported on {chip.arch}: it is for 910B, 910_93 and 950"
+        )
 
 
 def npu_fusion_attention(
@@ -50,7 +52,9 @@ def npu_fusion_attention(
     if pse is not None or padding_mask is not None or prefix is not None:
         raise NotImplementedError("pse, padding_mask and prefix are not simulated")
     if input_layout == "TND":
-        out = _packed(query, key, value, scale, keep_prob, sparse_mode, actual_seq_qlen, actual_seq_kvlen)
+        out = _packed(
+            query, key, value, scale, keep_prob, sparse_mode, actual_seq_qlen, actual_seq_kvlen
+        )
         return out, None, None, None, 0, 0, 0
     q, k, v = (_heads_first(t, input_layout, head_num) for t in (query, key, value))
     hidden = _hidden(q, k, atten_mask, sparse_mode)
@@ -160,5 +164,3 @@ def npu_swiglu(self: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """silu of the first half times the second."""
     gate, up = self.chunk(2, dim=dim)
     return torch.nn.functional.silu(gate) * up
-
-

@@ -1,0 +1,136 @@
+"""Expected failures: `conformance.toml` beside the plugin, each entry with its reason.
+
+    schema = 1
+
+    [[expected]]
+    rule = "dtype.computes"          # a rule's id
+    case = "float16/conv3d"          # as in the results; * and ? as in file names; default all
+    where = "hardware"               # or simulator; default both. Rules without a device: either
+    arch = "x1*"                     # of the device it ran on; default any
+    plugins = ["x"]                  # where several entry points share the file; default all
+    reason = "the device has no float16 convolution in three dimensions"
+    link = "https://..."             # optional
+
+Every result that an entry matches must fail. One that passes is an unexpected pass, and a failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accel.errors import InputError
+from accel.testing.conformance.results import Finding, How, Result
+from accel.values import Device
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE = "conformance.toml"
+_WHERE = ("hardware", "simulator", "recorded")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected:
+    """One expected failure."""
+
+    rule: str
+    reason: str
+    case: str = "*"
+    where: str = ""
+    arch: str = ""
+    plugins: tuple[str, ...] = ()
+    link: str = ""
+
+    def matches(self, rule: str, case: str) -> bool:
+        return rule == self.rule and fnmatch.fnmatchcase(case, self.case)
+
+
+def expected_for(
+    plugin: str, folders: Iterable[Path], rules: Sequence[str], how: How, device: Device | None
+) -> tuple[Expected, ...]:
+    """The entries that apply to this plugin where it runs now. InputError for a malformed file."""
+    found = []
+    for folder in folders:
+        file = folder / FILE
+        if file.is_file():
+            found += parse(file.read_text(encoding="utf-8"), str(file), rules)
+    return tuple(
+        entry
+        for entry in found
+        if (not entry.plugins or plugin in entry.plugins)
+        and (not entry.where or entry.where == how)
+        and (
+            not entry.arch or (device is not None and fnmatch.fnmatchcase(device.arch, entry.arch))
+        )
+    )
+
+
+def parse(text: str, origin: str, rules: Sequence[str]) -> list[Expected]:
+    """The entries of a file. Raises InputError for whatever is wrong in it, by its place."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(
+            f"{origin} is not valid TOML", found=str(error), remedy=f"mend it: {origin}"
+        ) from None
+    unknown = sorted(set(document) - {"schema", "expected"})
+    if document.get("schema") != 1 or unknown:
+        raise InputError(
+            f"{origin} is no list of expected failures",
+            found=f"schema {document.get('schema')!r}" + "".join(f", {key}" for key in unknown),
+            remedy="schema = 1, and tables [[expected]]",
+        )
+    return [
+        _entry(fields, f"{origin}: entry {number}", rules)
+        for number, fields in enumerate(document.get("expected", ()), 1)
+    ]
+
+
+def _entry(fields: Any, place: str, rules: Sequence[str]) -> Expected:
+    known = {field.name for field in dataclasses.fields(Expected)}
+    wrong = sorted(set(fields) - known)
+    if wrong:
+        raise InputError(f"{place} has {', '.join(wrong)}", remedy=f"one of: {', '.join(known)}")
+    if not str(fields.get("reason", "")).strip():
+        raise InputError(f"{place} gives no reason", remedy='reason = "why it fails"')
+    if fields.get("rule") not in rules:
+        raise InputError(
+            f"{place} is for a rule that there is not",
+            found=repr(fields.get("rule")),
+            remedy=f"one of: {', '.join(rules)}",
+        )
+    if fields.get("where", "hardware") not in _WHERE:
+        raise InputError(
+            f"{place}: where = {fields['where']!r}", remedy=f"one of: {', '.join(_WHERE)}"
+        )
+    return Expected(**{**fields, "plugins": tuple(fields.get("plugins", ()))})
+
+
+def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
+    """The finding as a result, in the light of what was expected."""
+    entry = next((entry for entry in entries if entry.matches(rule, finding.case)), None)
+    result = Result(
+        rule=rule,
+        case=finding.case,
+        status=finding.status,
+        detail=finding.detail,
+        seconds=round(finding.seconds, 3),
+    )
+    if entry is None or finding.status == "skipped":
+        return result
+    if finding.status == "passed":
+        return dataclasses.replace(
+            result,
+            status="unexpected",
+            detail=f"passed, though it was expected to fail: {entry.reason}",
+            reason=entry.reason,
+            link=entry.link,
+        )
+    return dataclasses.replace(result, status="expected", reason=entry.reason, link=entry.link)

@@ -1,0 +1,1 @@
+"""Nothing: what loading a plugin is compared with."""

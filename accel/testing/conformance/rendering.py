@@ -1,0 +1,148 @@
+"""The results as a table for people, as JUnit XML, and in one line."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import xml.etree.ElementTree as Tree
+from collections.abc import Sequence
+from typing import Any
+
+from accel.testing.conformance.results import BAD, Conformance, Result
+from accel.testing.conformance.rules import BY_ID, RULES
+
+_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "unexpected": "bold red",
+    "expected": "yellow",
+    "skipped": "dim",
+}
+WIDTH = 100
+SHOWN = 12
+"""Cases of one rule that the table lists; the rest is counted, and in JSON and JUnit XML."""
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """What became of a rule: the worst of its cases; passed only where one of them did."""
+    statuses = {result.status for result in results}
+    order = ("failed", "unexpected", "passed", "expected", "skipped")
+    return next((status for status in order if status in statuses), "skipped")
+
+
+def table(outcome: Conformance, *, color: bool, width: int | None = None) -> str:
+    """A row for each rule, then the cases that are not simply passed, each with its reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        force_terminal=color,
+        no_color=not color,
+        width=width or max(WIDTH, shutil.get_terminal_size().columns),
+        highlight=False,
+    )
+    rules = Table(box=None, pad_edge=False, title=_title(outcome), title_justify="left")
+    for heading in ("rule", "result", "cases", "what"):
+        rules.add_column(heading, no_wrap=heading != "what")
+    for rule in RULES:
+        found = outcome.of(rule.id)
+        if found:
+            what = verdict(found)
+            rules.add_row(rule.id, f"[{_STYLES[what]}]{what}[/]", _counted(found), rule.says)
+    console.print(rules)
+    for rule in RULES:
+        _cases(console, [r for r in outcome.of(rule.id) if r.status != "passed"])
+    console.print(summary(outcome), style="bold" if outcome.ok else "bold red")
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _cases(console: Any, results: Sequence[Result]) -> None:
+    from rich.markup import escape
+
+    ordered = sorted(results, key=lambda r: (r.status not in BAD, r.status == "skipped"))
+    for number, result in enumerate(ordered):
+        if number == SHOWN:
+            console.print(f"  and {len(ordered) - SHOWN} more of {result.rule}", style="dim")
+            return
+        reason = f" (expected: {result.reason})" if result.status == "expected" else ""
+        text = f"{result.status:<10} {result.name}: {result.detail}{reason}"
+        console.print(f"[{_STYLES[result.status]}]{escape(text)}[/]", soft_wrap=True)
+
+
+def _title(outcome: Conformance) -> str:
+    origin = f"{outcome.distribution} {outcome.version}".strip()
+    return f"{outcome.plugin} ({origin}), {_where(outcome)}"
+
+
+def _where(outcome: Conformance) -> str:
+    if outcome.device is None:
+        return "recorded machines only: no such device here"
+    return f"{outcome.device['name']} ({outcome.device['arch']}), {outcome.how}"
+
+
+def _counted(results: Sequence[Result]) -> str:
+    passed = sum(result.status == "passed" for result in results)
+    return f"{passed}/{len(results)}"
+
+
+def summary(outcome: Conformance) -> str:
+    """One line: how many of each."""
+    words = {
+        "passed": "passed",
+        "expected": "failed as expected",
+        "skipped": "skipped",
+        "failed": "failed",
+        "unexpected": "passed unexpectedly",
+    }
+    counted = [f"{n} {words[name]}" for name in words if (n := outcome.counts.get(name, 0))]
+    return f"{outcome.plugin}: {', '.join(counted) or 'nothing ran'}"
+
+
+def junit(outcome: Conformance) -> str:
+    """JUnit XML: a test suite for each rule, a test case for each case."""
+    root = Tree.Element("testsuites", name=f"accel conformance {outcome.plugin}")
+    for rule in (rule for rule in BY_ID if outcome.of(rule)):
+        found = outcome.of(rule)
+        suite = Tree.SubElement(
+            root,
+            "testsuite",
+            name=f"{outcome.plugin}.{rule}",
+            tests=str(len(found)),
+            failures=str(sum(r.status in BAD for r in found)),
+            skipped=str(sum(r.status in ("skipped", "expected") for r in found)),
+            errors="0",
+            time=f"{sum(r.seconds for r in found):.3f}",
+        )
+        for result in found:
+            _case(suite, outcome.plugin, result)
+    Tree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + Tree.tostring(root, "unicode") + "\n"
+
+
+def _case(suite: Tree.Element, plugin: str, result: Result) -> None:
+    case = Tree.SubElement(
+        suite,
+        "testcase",
+        classname=f"{plugin}.{result.rule}",
+        name=_printable(result.case or result.rule),
+        time=f"{result.seconds:.3f}",
+    )
+    detail = _printable(result.detail)
+    if result.status in BAD:
+        Tree.SubElement(case, "failure", message=detail, type=result.status).text = detail
+    elif result.status == "expected":
+        message = _printable(f"expected to fail: {result.reason}")
+        Tree.SubElement(case, "skipped", message=message, type="xfail").text = detail
+    elif result.status == "skipped":
+        Tree.SubElement(case, "skipped", message=detail, type="skip")
+    elif detail:
+        Tree.SubElement(case, "system-out").text = detail
+
+
+def _printable(text: str) -> str:
+    """XML has no place for most control characters."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -1,0 +1,75 @@
+"""trl: weights that are sent to `cuda` by name on their way to vLLM."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from accel import hookimpl
+from accel.values import Device, Patch
+
+TRAINERS = {
+    "grpo_trainer": "GRPOTrainer",
+    "online_dpo_trainer": "OnlineDPOTrainer",
+    "rloo_trainer": "RLOOTrainer",
+}
+METHOD = "_sync_fsdp2_params_to_vllm"
+
+
+@hookimpl
+def accel_patches(device: Device) -> Iterable[Patch]:
+    """For every device but the one that is named."""
+    if device.kind == "cuda":
+        return []
+    return [
+        Patch(
+            target=f"trl.trainer.{module}:{trainer}.{METHOD}",
+            reason="parameters that FSDP 2 keeps on the host are sent to `cuda` by name",
+            replace=lambda original: _synced(original, device),
+            guard=_not_needed,
+            distribution="trl",
+            versions=">=0.18,<1",
+            upstream="https://github.com/huggingface/trl/blob/v0.24.0/trl/trainer/"
+            "grpo_trainer.py#L897",
+            until="trl before 0.25 is no longer used",
+            symptom="AssertionError: Torch not compiled with CUDA enabled, from "
+            "_sync_fsdp2_params_to_vllm",
+            optional=True,
+        )
+        for module, trainer in TRAINERS.items()
+    ]
+
+
+def _not_needed(original: Callable[..., Any]) -> str | None:
+    try:
+        named = 'torch.device("cuda")' in inspect.getsource(original)
+    except OSError:
+        named = True
+    return None if named else "this trl does not name a device"
+
+
+class _There:
+    """A parameter that is already where it has to be, whatever the caller would do about it."""
+
+    is_cpu = False
+
+    def __init__(self, parameter: Any) -> None:
+        self._parameter = parameter
+
+    def full_tensor(self) -> Any:
+        return self._parameter.full_tensor()
+
+
+def _synced(original: Callable[..., None], device: Device) -> Callable[..., None]:
+    @functools.wraps(original)
+    def sync(self: Any, module: Any) -> None:
+        import torch
+
+        target = torch.device(device.torch_name)
+        there = {name: _There(value.to(target)) for name, value in module.state_dict().items()}
+        original(self, types.SimpleNamespace(state_dict=lambda: there))
+
+    return sync

@@ -1,0 +1,31 @@
+"""The generated pages are those that would be generated now."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from failure import ROOT, cases
+from write_docs import ELSEWHERE, PAGE, page
+
+
+def test_the_page_of_failures_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "python tests/failures/write_docs.py"
+
+
+def test_every_known_failure_has_a_place() -> None:
+    named = {one.failure for one in cases()} | {row[0] for row in ELSEWHERE}
+    assert named >= {f"P{number}" for number in range(1, 27)}
+
+
+def test_troubleshooting_is_up_to_date_and_complete() -> None:
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "tools/troubleshooting.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules["pages"] = tool
+    spec.loader.exec_module(tool)
+    found = tool.entries()
+    assert {entry.patch.symptom for entry in found} == set(tool.told()), "none is left over"
+    for language, path in tool.PAGES.items():
+        assert path.read_text(encoding="utf-8") == tool.page(language, found), path
