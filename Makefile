@@ -12,11 +12,11 @@ make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
 .PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers test-failures flags results
-.PHONY: lint format clean
+.PHONY: test-upstream lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: ## install into .venv-demo, fine-tune a small model on this machine, show its answers
 	@$(make_environment) .venv-demo --extra demo $(with_torch)
@@ -39,6 +39,9 @@ test-old: ## the framework tests beside transformers 4.51.3
 
 test-scripts: .venv-test ## scripts written for CUDA alone: on the CPU, simulated cards, two ranks
 	.venv-test/bin/python -m pytest -n 2 -m scripts tests/frameworks/test_cuda_scripts.py
+
+test-upstream: .venv-test ## accelerate's and LLaMA-Factory's own tests, without accel and with it
+	.venv-test/bin/python tools/upstream_tests.py
 
 test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels

@@ -8,7 +8,6 @@ import types
 import pytest
 
 from accel.machine import ThisMachine
-from accel.testing import machine
 from accel_frameworks import torch as torch_repairs
 
 IDENTITY = """
@@ -150,7 +149,7 @@ def test_a_cuda_device_beside_another_stays_cuda_unless_the_other_was_named(
 
     device = Device(vendor="x", name="Other", kind="npu", arch="y")
     given = Capabilities(device, [], ThisMachine(), chosen_by_name=named)
-    (patch,) = torch_repairs.accel_patches(device, given, machine("x86-avx2"))
+    (patch,) = torch_repairs.accel_patches(device, given)
     assert patch.guard is not None
     assert bool(patch.guard(fake)) is bool(left_alone)
 
@@ -173,3 +172,21 @@ def test_a_redirection_that_cannot_be_done_leaves_nothing(monkeypatch):
     assert before == (torch.zeros, torch.autocast.__init__, torch.cuda.is_available)
     with pytest.raises((AssertionError, NotImplementedError)):
         torch.zeros(2, device="cuda")
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_cuda_that_was_kept_from_starting_starts_after_all(monkeypatch, count):
+    import cuda_names
+    import torch
+
+    started = []
+    with cuda_names.redirected():
+        torch.cuda._lazy_init()
+        undone = torch.cuda.init
+    assert torch.cuda.init is not undone
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: started.append(1))
+    with cuda_names.redirected():
+        torch.cuda._lazy_init()
+    assert started == [1] * count

@@ -150,16 +150,30 @@ def test_the_old_default_type():
         torch.set_default_dtype(torch.float32)
 
 
-def test_is_cuda_for_a_script_and_for_a_library():
+def test_is_cuda_for_a_script_that_would_stop_and_for_a_library(tmp_path):
+    source = """
+assert x.is_cuda and s.is_cuda
+if not x.is_cuda:
+    raise TypeError
+where = "cuda" if x.is_cuda else "cpu"
+"""
+    file = tmp_path / "script.py"
+    file.write_text(source, encoding="utf-8")
     x = torch.ones(2)
-    assert cuda_names.script("y = x.is_cuda, s.is_cuda", x=x, s=x.untyped_storage())["y"] == (
-        True,
-        True,
-    )
-    library = {"__name__": "transformers.trainer", "x": x}
-    exec("y = x.is_cuda", library)
-    assert library["y"] is False
-    assert cuda_names.script("y = x.is_cuda", x=torch.ones(1, device="meta"))["y"] is False
+    space = {"__name__": "__main__", "x": x, "s": x.untyped_storage()}
+    exec(compile(source, str(file), "exec"), space)
+    assert space["where"] == "cpu"
+    with pytest.raises(AssertionError):
+        exec(compile(source, str(file), "exec"), {**space, "__name__": "transformers.trainer"})
+    with pytest.raises(AssertionError):
+        exec(compile(source, str(file), "exec"), {**space, "x": torch.ones(1, device="meta")})
+
+
+def test_is_cuda_on_an_accelerator():
+    from accel_frameworks.torch import asking
+
+    told = cuda_names.script("y = answer('npu'), answer('cpu')", answer=asking.answer_is_cuda)
+    assert told["y"] == (True, False)
 
 
 def test_storages():

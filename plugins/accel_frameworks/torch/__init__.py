@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from accel import hookimpl
-from accel.machine import Machine
 from accel.resolving import Capabilities
 from accel.values import Device, Feature, Patch
 
@@ -15,19 +15,17 @@ SWITCH = "ACCEL_CUDA_NAMES"
 
 
 @hookimpl
-def accel_patches(device: Device, capabilities: Capabilities, machine: Machine) -> Iterable[Patch]:
+def accel_patches(device: Device, capabilities: Capabilities) -> Iterable[Patch]:
     """On CUDA one repair of what CUDA answers; elsewhere CUDA's names are redirected."""
     if device.kind == "cuda":
         return _on_cuda(capabilities)
-    if (machine.env(SWITCH) or "").lower() in ("off", "0", "no", "false"):
-        return []
     return [
         Patch(
             target="torch",
             reason="training code names CUDA outright: .cuda(), device='cuda', torch.cuda, "
             "autocast, GradScaler, map_location, nccl",
             seam=lambda module: _redirected(capabilities),
-            guard=lambda module: _cuda_is_here(module, capabilities),
+            guard=lambda module: _left_alone(module, capabilities),
             distribution="torch",
             versions=">=2.5",
             upstream="https://docs.pytorch.org/docs/stable/accelerator.html",
@@ -50,8 +48,10 @@ def _redirected(capabilities: Capabilities) -> Callable[[], None]:
     return redirect(capabilities)
 
 
-def _cuda_is_here(torch: Any, capabilities: Capabilities) -> str | None:
-    """A reason to leave CUDA's names alone: there is CUDA, and nobody named another device."""
+def _left_alone(torch: Any, capabilities: Capabilities) -> str | None:
+    """A reason to leave CUDA's names alone: the user's, or CUDA is there and no other was named."""
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "no", "false"):
+        return f"{SWITCH} is off"
     if capabilities.chosen_by_name or not torch.backends.cuda.is_built():
         return None
     if torch.cuda.device_count() == 0:  # asks the driver's library; makes no context

@@ -84,6 +84,14 @@ def knows_devices(frame: FrameType | None, *, any_library: bool = False) -> bool
     return any_library and _installed(frame.f_code.co_filename)
 
 
+def answer_is_cuda(kind: str) -> bool:
+    """What a tensor on the device says to `is_cuda`, by who asks."""
+    frame = asker()
+    if knows_devices(frame, any_library=True):
+        return False
+    return kind != "cpu" or refuses_without(frame)
+
+
 def refuses_without(frame: FrameType | None) -> bool:
     """Whether the code at `frame` stops if there is no CUDA: `assert`, or a branch that raises."""
     if frame is None:
@@ -109,7 +117,7 @@ def _refuses(code: CodeType, line: int, instruction: int) -> bool:
         return False
     columns = _columns(code, instruction)
     return any(
-        isinstance(node, ast.Call)
+        isinstance(node, (ast.Call, ast.Attribute))
         and node.lineno <= line <= (node.end_lineno or node.lineno)
         and (columns is None or (node.lineno, node.col_offset) == columns)
         and _is_question(node)
@@ -142,7 +150,9 @@ def _walk(node: ast.AST, parents: tuple[ast.AST, ...]) -> list[tuple[ast.AST, tu
     return found
 
 
-def _is_question(node: ast.Call) -> bool:
+def _is_question(node: ast.Call | ast.Attribute) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "is_cuda"
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
     return name in ("is_available", "is_initialized", "is_built", "is_nccl_available")
 

@@ -80,8 +80,8 @@ UNKNOWN = ("clock_rate", "power_draw", "temperature")
 def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     """Every function of `torch.cuda` that can mean something, and the context managers."""
     backing = Backing(target, capabilities)
-    yield patch("torch.cuda:_lazy_init", lambda original: _no_init)
-    yield patch("torch.cuda:init", lambda original: _no_init)
+    for name in ("_lazy_init", "init"):
+        yield patch(f"torch.cuda:{name}", lambda original: _no_init(original, target))
     for name in ACTIONS:
         yield patch(f"torch.cuda:{name}", functools.partial(_acting, backing, name))
     for name in SEEDS:
@@ -162,8 +162,14 @@ def _yes() -> bool:
     return True
 
 
-def _no_init() -> None:
-    """`torch.cuda.init`: there is nothing to start, the device starts itself when it is used."""
+def _no_init(original: Callable[..., None], target: Target) -> Callable[..., None]:
+    """There is nothing to start: the device starts itself when it is used."""
+
+    @functools.wraps(original)
+    def init() -> None:
+        target.cuda_was_started = True
+
+    return init
 
 
 def _set_device(backing: Backing, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -119,11 +119,9 @@ def _typed_cuda(target: Target) -> Callable[..., Any]:
 
 def _is_cuda(original: Any, target: Target) -> property:
     def is_cuda(self: Any) -> bool:
-        if self.device.type != target.kind or asking.knows_devices(
-            asking.asker(), any_library=True
-        ):
-            return bool(original.__get__(self))
-        return True
+        if original.__get__(self):
+            return True
+        return self.device.type == target.kind and asking.answer_is_cuda(target.kind)
 
     return property(is_cuda)
 

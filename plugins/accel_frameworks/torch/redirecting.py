@@ -84,8 +84,17 @@ def redirect(capabilities: Capabilities) -> Callable[[], None]:
     def undo() -> None:
         kernels.remove()
         journal.revert()
+        _start_cuda(target)
 
     return undo
+
+
+def _start_cuda(target: Target) -> None:
+    """torch's C++ asks Python once to start CUDA: that is made good where there is CUDA."""
+    import torch
+
+    if target.cuda_was_started and torch.backends.cuda.is_built() and torch.cuda.device_count():
+        torch.cuda._lazy_init()
 
 
 def _in_rank() -> bool:

@@ -22,8 +22,9 @@ class Target:
     """The device of type `kind` that CUDA's names are turned into.
 
     `table` is what the patched functions look at: text and torch.device to torch.device, for
-    CUDA's names only, so that anything else costs one failed lookup. `indexed` is False where torch
-    knows one device of the kind and no more.
+    CUDA's names only, so that anything else costs one failed lookup. `cuda_was_started` is whether
+    torch has asked for CUDA to start, which it does once in a process. `indexed` is False where
+    torch knows one device of the kind and no more.
     """
 
     def __init__(self, kind: str, name: str, index: int = 0) -> None:
@@ -33,6 +34,7 @@ class Target:
         self.name = name
         self.indexed = kind not in ("cpu", "mps")
         self.device = torch.device
+        self.cuda_was_started = False
         self.table: dict[Any, torch.device] = {}
         for number in range(MOST):
             there = torch.device(f"{kind}:{number}") if self.indexed else torch.device(kind)

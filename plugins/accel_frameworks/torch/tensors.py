@@ -158,9 +158,7 @@ def _is_cuda(original: Any, target: Target) -> property:
     kind = target.kind
 
     def is_cuda(self: Any) -> bool:
-        if self.device.type != kind or asking.knows_devices(asking.asker(), any_library=True):
-            return bool(read(self))
-        return True
+        return bool(read(self)) or (self.device.type == kind and asking.answer_is_cuda(kind))
 
     return property(is_cuda, doc=original.__doc__)
 
