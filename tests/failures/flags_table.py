@@ -157,6 +157,10 @@ def write_job(folder: Path, model: Path, row: flags.Row) -> Path:
     from tiny_training import write_job as write
 
     options: dict[str, Any] = {"max_steps": 2, "learning_rate": 1e-4, **row.flags}
+    if options.get(flags.MODEL) == flags.AWQ:
+        from flag_runner import quantised
+
+        options[flags.MODEL] = quantised(str(model), folder / "awq")
     if not options.get("do_train", True):
         options.update(max_samples=2)
     return write(folder, model, **options)
