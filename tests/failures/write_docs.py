@@ -44,6 +44,11 @@ R are runs that went wrong in silence. What LLaMA-Factory's flags come to is in
 """
 
 
+def code(text: str) -> str:
+    """As code, whatever is in it."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def line(cells: Iterable[str]) -> str:
     """A row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -52,7 +57,7 @@ def line(cells: Iterable[str]) -> str:
 def page() -> str:
     """The whole page."""
     rows = [
-        (one.failure, one.title, f"`{one.error}`", where(one), one.how) for one in failure.cases()
+        (one.failure, one.title, code(one.error), where(one), one.how) for one in failure.cases()
     ]
     rows += [(name, title, what, "-", how) for name, title, what, how in ELSEWHERE]
     order = {"P": 0, "H": 1, "R": 2}
@@ -66,7 +71,7 @@ def flags_page() -> str:
     head = ("flag", "without accel", "with accel", "under strict", "environment")
     lines = [line(head), "|" + "---|" * len(head)]
     for row in flags.ROWS:
-        before = f"`{row.before}`" if row.before else "ends well, and says nothing"
+        before = code(row.before) if row.before else "ends well, and says nothing"
         after = "trains" if row.after == flags.TRAINS else "refused"
         said = f"{after}: *{row.said}*" if row.said else after
         strict = row.strict if row.after == flags.TRAINS else flags.REFUSED
