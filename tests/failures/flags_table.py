@@ -69,7 +69,8 @@ def surroundings(environment: str, variables: Mapping[str, str], by_hand: bool =
     folder = Path(tempfile.gettempdir()) / f"accel-flags-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     given = test_failures.surroundings(environment, folder, by_hand, **variables)
-    return {**given, "OMP_NUM_THREADS": "2", "LLAMAFACTORY_VERBOSITY": "WARN"}
+    threads = os.environ.get("OMP_NUM_THREADS", "2")
+    return {**given, "OMP_NUM_THREADS": threads, "LLAMAFACTORY_VERBOSITY": "WARN"}
 
 
 def run(row: flags.Row, job: Path, *, repaired: bool, strict: bool = False) -> Ended:
