@@ -13,6 +13,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -36,6 +37,14 @@ def through_the_command(options: dict[str, Any], path: Path) -> None:
     assert code == 0, told.getvalue()
 
 
+def quantised(model: str, folder: Path) -> str:
+    """The model as AWQ, made once, in a process of its own."""
+    if not folder.exists():
+        command = [sys.executable, "-m", "accel", "quantize", model, "--output", str(folder)]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return str(folder)
+
+
 def train(job: dict[str, Any], row: flags.Row, *, repaired: bool) -> None:
     """One training in this process; raises where it fails, or leaves nothing behind."""
     from llamafactory.train.tuner import run_exp
@@ -43,6 +52,8 @@ def train(job: dict[str, Any], row: flags.Row, *, repaired: bool) -> None:
     output = Path(job["output_dir"])
     shutil.rmtree(output, ignore_errors=True)
     options = {**job, **row.flags}
+    if options[flags.MODEL] == flags.AWQ:
+        options[flags.MODEL] = quantised(job[flags.MODEL], output.parent / "awq")
     if not options["do_train"]:
         options.pop("max_steps")
         options["max_samples"] = 2

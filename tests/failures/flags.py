@@ -30,6 +30,9 @@ class Row:
     program: bool = False
 
 
+MODEL = "model_name_or_path"
+AWQ = "the model of the job, as `accel quantize` rounds it"
+
 BITS = {"quantization_bit": 4, "quantization_method": "hqq"}
 RANKS = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
 PREDICT = {
@@ -132,6 +135,13 @@ ROWS = (
         {"optim": "adamw_torch_npu_fused"},
         "failed to import FusedAdamW from torch_npu",
         "adamw_torch is used",
+    ),
+    Row(
+        "an AWQ model",
+        {MODEL: AWQ},
+        "The 'autoawq' distribution was not found",
+        "quantised layers are served",
+        strict=TRAINS,
     ),
     Row(
         "predict_with_generate",

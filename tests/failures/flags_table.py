@@ -69,7 +69,8 @@ def surroundings(environment: str, variables: Mapping[str, str], by_hand: bool =
     folder = Path(tempfile.gettempdir()) / f"accel-flags-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     given = test_failures.surroundings(environment, folder, by_hand, **variables)
-    return {**given, "OMP_NUM_THREADS": "2", "LLAMAFACTORY_VERBOSITY": "WARN"}
+    threads = os.environ.get("OMP_NUM_THREADS", "2")
+    return {**given, "OMP_NUM_THREADS": threads, "LLAMAFACTORY_VERBOSITY": "WARN"}
 
 
 def run(row: flags.Row, job: Path, *, repaired: bool, strict: bool = False) -> Ended:
@@ -157,6 +158,10 @@ def write_job(folder: Path, model: Path, row: flags.Row) -> Path:
     from tiny_training import write_job as write
 
     options: dict[str, Any] = {"max_steps": 2, "learning_rate": 1e-4, **row.flags}
+    if options.get(flags.MODEL) == flags.AWQ:
+        from flag_runner import quantised
+
+        options[flags.MODEL] = quantised(str(model), folder / "awq")
     if not options.get("do_train", True):
         options.update(max_samples=2)
     return write(folder, model, **options)

@@ -65,6 +65,8 @@ def test_two_ranks_on_the_processor(
     assert done.returncode == 0, done.stderr[-4000:]
     assert config.read_bytes() == before, "the user's file is untouched"
     assert "FORCE_TORCHRUN=1, because DeepSpeed trains in ranks only" in done.stderr
+    # two rows on each of two ranks: DeepSpeed knows of both
+    assert "Total train batch size (w. parallel, distributed & accumulation) = 4" in done.stderr
     assert len(losses(tmp_path / "out")) == 3
     assert all(0 < loss < 20 for loss in losses(tmp_path / "out"))
     told = "zero_optimization.offload_param: " in done.stderr

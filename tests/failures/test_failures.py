@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from failure import HERE, ORDINARY, Case, cases, environments, folder_of
+from sharing import once, shared_folder
 
 ALL = os.environ.get("ACCEL_FAILURES") == "1"
 SECONDS = 280
@@ -57,9 +57,16 @@ def surroundings(
     }
 
 
-@functools.cache
 def results(environment: str, folder: Path) -> dict[str, Any]:
-    """What became of the cases of one environment, all run in one process."""
+    """What became of the cases of one environment, all run in one process, once."""
+    python_of(environment)
+    found: dict[str, Any] = once(
+        folder / f"cases-{environment}.json", lambda: _run(environment, folder)
+    )
+    return found
+
+
+def _run(environment: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         [python_of(environment), str(HERE / "runner.py"), environment],
         cwd=folder,
@@ -76,7 +83,7 @@ def results(environment: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("failures")
+    return shared_folder(tmp_path_factory)
 
 
 def those(wanted: Callable[[Case], bool]) -> Any:
@@ -84,7 +91,6 @@ def those(wanted: Callable[[Case], bool]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("failures")
 @those(lambda case: case.body is not None)
 def test_it_fails_without_accel_and_not_with_it(case: Case, folder: Path) -> None:
     outcome = results(case.environment, folder)[case.name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 from collections.abc import Callable
@@ -14,18 +13,32 @@ import pytest
 import flags
 from failure import HERE, environments
 from fw_support import needs
+from sharing import once, shared_folder
 from test_failures import ALL, SECONDS, python_of, surroundings
+from tiny_training import write_job
 
 pytestmark = [pytest.mark.slow, needs("llamafactory")]
 QUICK = [row for row in flags.ROWS if not row.program]
 
 
-@functools.cache
 def outcomes(environment: str, mode: str, folder: Path) -> dict[str, Any]:
-    """What the rows of an environment came to, all in one process."""
+    """What the rows of an environment came to, all in one process, once."""
+    python_of(environment)
+    found: dict[str, Any] = once(
+        folder / f"flags-{environment}-{mode}.json", lambda: _run(environment, mode, folder)
+    )
+    return found
+
+
+def _run(environment: str, mode: str, folder: Path) -> dict[str, Any]:
+    own = folder / f"{environment}-{mode}"
+    own.mkdir()
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    job["output_dir"] = str(own / "out")
+    (own / "job.json").write_text(json.dumps(job), encoding="utf-8")
     done = subprocess.run(
         [python_of(environment), str(HERE / "flag_runner.py"), environment, "job.json", mode],
-        cwd=folder,
+        cwd=own,
         env=surroundings(
             environment, folder, by_hand=mode == "without", LLAMAFACTORY_VERBOSITY="ERROR"
         ),
@@ -41,12 +54,14 @@ def outcomes(environment: str, mode: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """Where the job is, as JSON, with its data."""
-    from tiny_training import write_job
+    """Where the job is, as JSON, with its data; one for all workers."""
+    made = shared_folder(tmp_path_factory)
 
-    made = tmp_path_factory.mktemp("flags")
-    job = write_job(made, tiny_model, max_steps=2)
-    (made / "job.json").write_text(job.read_text(encoding="utf-8"), encoding="utf-8")
+    def write() -> dict[str, Any]:
+        job: dict[str, Any] = json.loads(write_job(made, tiny_model, max_steps=2).read_text())
+        return job
+
+    once(made / "job.json", write)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Write docs/failures.md: each known failure, where it is reproduced, and how.
+"""Write docs/failures.md and docs/flags.md: each known failure and flag, and how it is held.
 
 python tests/failures/write_docs.py
 """
@@ -8,6 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import failure
+import flags
+
+FLAGS_PAGE = failure.ROOT / "docs" / "flags.md"
+FLAGS_INTRO = """# LLaMA-Factory's flags on a plain CPU
+
+What each flag of LLaMA-Factory 0.9.5 comes to, without accel and with it. Generated from
+`tests/failures/flags.py`, whose tests hold every row with a two-layer model: `make test` those of
+the environment `test`, `make test-failures` the others, each also under `ACCEL_STRICT=1`.
+`make flags` runs the table with SmolLM2-135M and prints what it came to on your machine; rows
+marked * need processes of their own and are run by `make flags` only.
+"""
 
 PAGE = failure.ROOT / "docs" / "failures.md"
 INTRO = """# Failures, and how each is reproduced
@@ -33,6 +44,11 @@ R are runs that went wrong in silence. What LLaMA-Factory's flags come to is in
 """
 
 
+def code(text: str) -> str:
+    """As code, whatever is in it."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def line(cells: Iterable[str]) -> str:
     """A row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -41,13 +57,27 @@ def line(cells: Iterable[str]) -> str:
 def page() -> str:
     """The whole page."""
     rows = [
-        (one.failure, one.title, f"`{one.error}`", where(one), one.how) for one in failure.cases()
+        (one.failure, one.title, code(one.error), where(one), one.how) for one in failure.cases()
     ]
     rows += [(name, title, what, "-", how) for name, title, what, how in ELSEWHERE]
     order = {"P": 0, "H": 1, "R": 2}
     rows.sort(key=lambda row: (order[row[0][0]], int(row[0][1:]), row[1]))
     head = [line(("", "what", "without accel", "environment", "how")), "|---|---|---|---|---|"]
     return "\n".join([INTRO, *head, *(line(row) for row in rows), OTHERS])
+
+
+def flags_page() -> str:
+    """The whole page of flags."""
+    head = ("flag", "without accel", "with accel", "under strict", "environment")
+    lines = [line(head), "|" + "---|" * len(head)]
+    for row in flags.ROWS:
+        before = code(row.before) if row.before else "ends well, and says nothing"
+        after = "trains" if row.after == flags.TRAINS else "refused"
+        said = f"{after}: *{row.said}*" if row.said else after
+        strict = row.strict if row.after == flags.TRAINS else flags.REFUSED
+        name = f"{row.name} *" if row.program else row.name
+        lines.append(line((name, before, said, strict, row.environment)))
+    return "\n".join([FLAGS_INTRO, *lines]) + "\n"
 
 
 def where(one: failure.Case) -> str:
@@ -57,3 +87,4 @@ def where(one: failure.Case) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    FLAGS_PAGE.write_text(flags_page(), encoding="utf-8")
