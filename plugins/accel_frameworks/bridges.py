@@ -6,19 +6,21 @@ that does. And scripts that were written for a card import its bridge on their f
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.metadata
-import linecache
 import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 
-from accel import hookimpl
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Level, Note, Patch
 from accel_frameworks.standins import Finder
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    import ast
+
+    from accel.resolving import Capabilities
 
 GROUP = "torch.backends"
 OWN = "accel"
@@ -55,10 +57,10 @@ def bridges() -> dict[str, str]:
 @functools.cache
 def _bridges(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     # cached, because it reads the metadata of everything that is installed
-    found = [
-        (entry.module.partition(".")[0], entry.attr)
-        for entry in importlib.metadata.entry_points(group=GROUP)
-    ]
+    from accel.distributions import Installed
+
+    values = [entry.value.partition(":") for entry in Installed(path).entry_points(GROUP)]
+    found = [(module.partition(".")[0], function.strip()) for module, _, function in values]
     return tuple((package, function) for package, function in found if package != OWN)
 
 
@@ -137,6 +139,9 @@ def _importing_frame() -> types.FrameType | None:
 
 def guarded_import(filename: str, line: int) -> bool:
     """Whether the import on `line` stands in a `try`; True where the source cannot be read."""
+    import ast
+    import linecache
+
     source = "".join(linecache.getlines(filename))
     try:
         tree = ast.parse(source)
@@ -148,6 +153,8 @@ def guarded_import(filename: str, line: int) -> bool:
 
 
 def _tries(tree: ast.AST) -> Iterator[set[ast.AST]]:
+    import ast
+
     for node in ast.walk(tree):
         if isinstance(node, ast.Try) and node.handlers:
             yield {child for statement in node.body for child in ast.walk(statement)}

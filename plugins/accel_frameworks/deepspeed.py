@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from accel import hookimpl
 from accel.errors import CapabilityUnavailable
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
+from accel.value import Value
 from accel.values import Device, Feature, Level, Note, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 KINDS = ("cuda", "cpu", "xpu", "npu", "mps", "hpu", "mlu", "sdaa")
 """The device types that DeepSpeed has an accelerator for, by the names of DS_ACCELERATOR."""
@@ -28,8 +29,7 @@ COMPRESSED_OVER = ("nccl", "hccl")
 ABSENT = "absent"
 
 
-@dataclasses.dataclass(frozen=True)
-class Change:
+class Change(Value, kw_only=False):
     """One value that is another: `before` and `after` are ABSENT where there is none."""
 
     path: str
@@ -38,6 +38,8 @@ class Change:
     reason: str
 
     def __str__(self) -> str:
+        import json
+
         before, after = (
             value if value == ABSENT else json.dumps(value) for value in (self.before, self.after)
         )
@@ -124,6 +126,8 @@ def rewritten(
     `"auto"` is left to transformers, whose arguments have been settled already. `compiler` says
     whether DeepSpeed can build its operators for the host; None finds out.
     """
+    import copy
+
     new = copy.deepcopy(dict(config))
     changes = [
         *_precision(new, capabilities),
@@ -136,6 +140,8 @@ def rewritten(
 
 def has_compiler() -> bool:
     """Whether there is a C++ compiler, which cpu_adam is built with when it is first used."""
+    import shutil
+
     return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from accel.resolving import Capabilities
 from accel.values import Feature, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    import subprocess
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 DISTRIBUTION = "llamafactory"
 VERSIONS = ">=0.9.4,<0.10"

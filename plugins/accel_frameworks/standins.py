@@ -6,16 +6,21 @@ A finder in front of the others lets the real loader try first; only its failure
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from accel.errors import AccelError
 from accel_frameworks.optional import STAND_IN, forget, reason_of
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from importlib.abc import Loader as AbstractLoader
+    from importlib.abc import MetaPathFinder
+    from importlib.machinery import ModuleSpec
+    from typing import Any
+else:  # importing the abstract classes costs more than they give
+    MetaPathFinder = AbstractLoader = object
 
 Cope = Callable[[BaseException], bool]
 """Whether a stand-in shall take the place of a package whose import raised this."""
@@ -25,7 +30,7 @@ class StandInUsed(AccelError, AttributeError):
     """An attribute of a package that could not be imported was used."""
 
 
-class Finder(importlib.abc.MetaPathFinder):
+class Finder(MetaPathFinder):
     """Finds one real package and has it loaded by a Loader that can cope with its failure."""
 
     def __init__(
@@ -51,13 +56,15 @@ class Finder(importlib.abc.MetaPathFinder):
         fullname: str,
         path: Sequence[str] | None,
         target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         if fullname.startswith(f"{self.name}."):
             return self._part(fullname)
         if fullname != self.name or self._looking:
             return None
         self._looking = True
         try:
+            import importlib.util
+
             spec = importlib.util.find_spec(self.name)
         finally:
             self._looking = False
@@ -65,12 +72,14 @@ class Finder(importlib.abc.MetaPathFinder):
             spec.loader = Loader(spec.loader, self)
         return spec
 
-    def _part(self, fullname: str) -> importlib.machinery.ModuleSpec | None:
+    def _part(self, fullname: str) -> ModuleSpec | None:
         reason = getattr(sys.modules.get(self.name), STAND_IN, None)
         if reason is None:
             return None
         if self._with_parts:
-            return importlib.machinery.ModuleSpec(fullname, _Part(self, reason), is_package=True)
+            from importlib.machinery import ModuleSpec
+
+            return ModuleSpec(fullname, _Part(self, reason), is_package=True)
         raise ModuleNotFoundError(
             f"No module named {fullname!r}: {self.name} cannot be imported ({reason})",
             name=fullname,
@@ -89,17 +98,17 @@ class Finder(importlib.abc.MetaPathFinder):
         return undo
 
 
-class Loader(importlib.abc.Loader):
+class Loader(AbstractLoader):
     """Runs the real loader; where that raises, empties the module and leaves the reason in it."""
 
-    def __init__(self, real: importlib.abc.Loader, finder: Finder) -> None:
+    def __init__(self, real: AbstractLoader, finder: Finder) -> None:
         self._real = real
         self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)  # get_data, is_package and the like, for who asks
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._real.create_module(spec)
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -119,14 +128,14 @@ class Loader(importlib.abc.Loader):
             finder.stood_in(reason)
 
 
-class _Part(importlib.abc.Loader):
+class _Part(AbstractLoader):
     """A submodule of a stand-in is one too."""
 
     def __init__(self, finder: Finder, reason: str) -> None:
         self._finder = finder
         self._reason = reason
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return None
 
     def exec_module(self, module: types.ModuleType) -> None:

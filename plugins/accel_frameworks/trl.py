@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from accel import hookimpl
+from accel.hookspecs import hookimpl
 from accel.values import Device, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 TRAINERS = {
     "grpo_trainer": "GRPOTrainer",
@@ -44,6 +46,8 @@ def accel_patches(device: Device) -> Iterable[Patch]:
 
 
 def _not_needed(original: Callable[..., Any]) -> str | None:
+    import inspect
+
     try:
         named = 'torch.device("cuda")' in inspect.getsource(original)
     except OSError:

@@ -6,9 +6,9 @@ import os
 import shutil
 
 import pytest
-from fw_support import losses, needs
 
 from accel.caching import default_folder
+from fw_support import losses, needs
 
 CALLBACK = """
 import sys
