@@ -340,7 +340,7 @@ def test_json_is_json_and_its_keys_are_stable() -> None:
     body = json.loads(json.dumps(as_dict(a_plan())))
     assert body["schema"] == "accel-report/1"
     assert list(body) == [
-        *("schema", "machine", "here", "device", "devices", "chosen"),
+        *("schema", "machine", "here", "simulated", "device", "devices", "chosen"),
         *("decisions", "patches", "notes", "plugins"),
     ]
     assert body["chosen"] == {

@@ -29,9 +29,10 @@ TOP_LEVEL = {
     "accel_musa",
     "accel_nvidia",
     "accel_rocm",
+    "accel_simulator",
     "accel_xpu",
 }
-DEVICES = sorted(TOP_LEVEL - {"accel", "accel_frameworks", "accel_kernels"})
+DEVICES = sorted(TOP_LEVEL - {"accel", "accel_frameworks", "accel_kernels", "accel_simulator"})
 
 
 @pytest.fixture(scope="session")
