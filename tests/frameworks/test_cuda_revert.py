@@ -176,8 +176,9 @@ def test_a_redirection_that_cannot_be_done_leaves_nothing(monkeypatch):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_cuda_that_was_kept_from_starting_starts_after_all(monkeypatch, count):
-    import cuda_names
     import torch
+
+    import cuda_names
 
     started = []
     with cuda_names.redirected():
