@@ -16,7 +16,7 @@ with_torch = --torch "$(TORCH)"
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: ## install into .venv-demo, fine-tune a small model on this machine, show its answers
 	@$(make_environment) .venv-demo --extra demo $(with_torch)
