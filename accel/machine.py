@@ -90,6 +90,9 @@ class Machine(abc.ABC):
     simulated: bool = False
     """Whether its devices only stand in for real ones: what a probe says is then no measurement."""
 
+    fingerprint: str = ""
+    """Of a simulated machine: changes with what simulates it, so that no old probe is believed."""
+
     @abc.abstractmethod
     def env(self, name: str) -> str | None:
         """An environment variable."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+import accel
 from accel import testing
 
 
@@ -53,7 +55,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
+    os.environ.setdefault("ACCEL_PROBE", "0")
     with testing.simulated(wanted.machine):
+        accel.auto()  # so that transformers can be imported beside whatever is installed
         import torch
 
         kind = torch.accelerator.current_accelerator().type

@@ -205,7 +205,11 @@ class Prober:
             "python": self._machine.platform().python,
             "prefix": sys.prefix,
             "loader": [self._machine.env(name) for name in LOADER_VARIABLES],
-            **({"simulated": self._machine.name} if self._machine.simulated else {}),
+            **(
+                {"simulated": [self._machine.name, self._machine.fingerprint]}
+                if self._machine.simulated
+                else {}
+            ),
         }
 
 

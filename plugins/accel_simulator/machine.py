@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accel import testing
@@ -31,6 +34,20 @@ vendor's bridge was recorded with."""
 NONSENSE = "\x00\x07 0xDEADBEEF --- \x1b[31m"
 
 
+@functools.cache
+def _fingerprint() -> str:
+    """Of the simulator's own sources and facts."""
+    files = sorted(
+        file
+        for file in Path(__file__).parent.rglob("*")
+        if file.suffix in (".py", ".cpp", ".h", ".toml")
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 class SimulatedMachine(Machine):
     """`chosen` as it was recorded; environment and libraries are this process's own.
 
@@ -50,6 +67,7 @@ class SimulatedMachine(Machine):
         self.name = f"{chosen.spec}, simulated"
         self._recorded = recorded
         self._here = here
+        self.fingerprint = _fingerprint()
         self._shown = self._visible()
 
     @classmethod
