@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 
@@ -80,3 +82,32 @@ def _accelerator_in_sight() -> bool:
     torch = sys.modules.get("torch")
     accelerator = getattr(torch, "accelerator", None)
     return bool(accelerator is not None and accelerator.is_available())
+
+
+def loads_in(original: Any, capabilities: Capabilities) -> Any:
+    """transformers' choice of the dtype to load a model in, with one the device has.
+
+    The dtype may come from the checkpoint ("auto") or from the caller: either is settled like any
+    other request, with a line in the report, or CapabilityUnavailable under `strict`.
+    """
+
+    @functools.wraps(original)
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        name = str(found[1]).removeprefix("torch.")
+        declared = {decision.name for decision in capabilities.of(Feature.DTYPE)}
+        if name not in FLAG_OF or name not in declared:
+            return found
+        use = capabilities.settle(Feature.DTYPE, name, asked_by=f"a model in {name}")
+        if use == name:
+            return found
+        import torch
+
+        bound = inspect.signature(original).bind(*args, **kwargs)
+        asked = "dtype" if "dtype" in bound.arguments else "torch_dtype"
+        bound.arguments[asked] = getattr(torch, use)
+        again = original(*bound.args, **bound.kwargs)
+        # what older versions return besides is the default dtype as it was before the first call
+        return (*again[:2], *found[2:])
+
+    return choose

@@ -143,6 +143,35 @@ def _precision(capabilities: Capabilities) -> list[Patch]:
             "group has not been initialized, with ddp_backend; ValueError: Trainer tried to "
             "instantiate apex FusedAdam but apex is not installed!",
         ),
+        *_loading(capabilities),
+    ]
+
+
+def _loading(capabilities: Capabilities) -> list[Patch]:
+    """On a CPU every dtype computes, if slowly: there a model is loaded as it always was."""
+    if capabilities.device.kind == "cpu":
+        return []
+
+    def replace(original: Callable[..., Any]) -> Callable[..., Any]:
+        from accel_frameworks import precision
+
+        return precision.loads_in(original, capabilities)  # type: ignore[no-any-return]
+
+    return [
+        Patch(
+            target=f"transformers.modeling_utils:{name}",
+            reason="a checkpoint in a dtype that the device lacks is loaded in it, whatever "
+            "precision the training asks for",
+            replace=replace,
+            distribution="transformers",
+            versions=">=4.51",
+            upstream="https://github.com/hiyouga/LLaMA-Factory/issues/4165",
+            until="transformers asks the device which dtypes it has",
+            optional=True,
+            symptom="RuntimeError: CUDA error: CUBLAS_STATUS_NOT_SUPPORTED; DT_BFLOAT16 is not "
+            "supported",
+        )
+        for name in ("_get_dtype", "_get_torch_dtype")
     ]
 
 

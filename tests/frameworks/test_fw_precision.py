@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import types
 from typing import Any
@@ -124,3 +125,36 @@ def test_force_reaches_both_generations_of_training_arguments(monkeypatch):
     old = arguments(bf16=True)
     precision.force(old, "float32")
     assert (old.fp16, old.bf16, os.environ[precision.MIXED_PRECISION]) == (False, False, "no")
+
+
+@pytest.mark.parametrize(("kind", "loaded"), [("cuda", "float32"), ("cpu", "bfloat16")])
+def test_a_model_is_loaded_in_what_the_device_has(capable, tiny_model, tmp_path, kind, loaded):
+    import shutil
+
+    import torch
+
+    from accel.machine import ThisMachine
+    from accel.patching import Journal
+    from accel_frameworks import transformers as repairs
+
+    folder = tmp_path / "bf16"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["torch_dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    capabilities = capable(kind=kind, dtype=("float32",), lacking=NO_BF16)
+    journal = Journal()
+    journal.apply(
+        repairs.accel_patches(capabilities.device, capabilities), version=ThisMachine().version
+    )
+    try:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        assert {str(p.dtype) for p in model.parameters()} == {f"torch.{loaded}"}
+        assert str(model.config.dtype) == f"torch.{loaded}"
+        assert torch.get_default_dtype() is torch.float32
+        said = [note.message for note in capabilities.notes if "a model in" in note.subject]
+        assert bool(said) == (kind != "cpu")
+    finally:
+        journal.revert()
