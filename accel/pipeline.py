@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from accel import simulating
 from accel.errors import AccelError, InputError
 from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
@@ -45,6 +44,15 @@ def loaded_plugins() -> Plugins:
         if _plugins is None:
             _plugins = Plugins()
         return _plugins
+
+
+def _host() -> Machine:
+    """This machine, or the one that stands in for it; plugins are asked only if one is to."""
+    if not os.environ.get("ACCEL_SIMULATE"):
+        return ThisMachine()
+    from accel import simulating
+
+    return simulating.host(loaded_plugins())
 
 
 def plugins() -> tuple[PluginInfo, ...]:
@@ -98,7 +106,7 @@ def auto(
         from accel.report import Report
 
         known = loaded_plugins()
-        host = simulating.host(known)
+        host = _host()
         capabilities, found = _resolve(
             known, host, device, wanted, strict or _is_set("ACCEL_STRICT")
         )
@@ -125,7 +133,7 @@ def current() -> Report:
 def open_machine(spec: Machine | str | Path | None) -> Machine:
     """This machine (or the simulated one), the recorded one of that name, or one in a file."""
     if spec is None:
-        return simulating.host(loaded_plugins())
+        return _host()
     if isinstance(spec, Machine):
         return spec
     from accel import recording, testing

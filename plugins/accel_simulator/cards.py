@@ -17,10 +17,10 @@ from accel_simulator.machine import SimulatedMachine
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - the oldest Python we support
-    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+    import tomli as tomllib
 
-KINDS = ("cuda", "xpu", "npu", "mlu", "musa")
-"""torch device types that can be simulated."""
+REAL = ("cpu", "mps")
+"""torch device types that are no PrivateUse1 and have no stand-in: never simulated."""
 
 KERNELS = {"sdpa_flash": 1, "sdpa_mem_efficient": 2, "sdpa_cudnn": 3}
 """accel's names of torch's fused attention kernels -> torch's numbers for them (SDPBackend)."""
@@ -75,7 +75,7 @@ def cards_of(machine: SimulatedMachine) -> tuple[Card, ...]:
 
     Raises InputError where the machine has fewer devices than are to be simulated.
     """
-    usable = [d for d in pipeline.devices(machine) if d.usable and d.kind in KINDS]
+    usable = [d for d in pipeline.devices(machine) if d.usable and d.kind not in REAL]
     kinds = sorted({device.kind for device in usable})
     machine.check_count(max((sum(d.kind == k for d in usable) for k in kinds), default=0))
     found = []
@@ -91,7 +91,7 @@ def _card(
 ) -> Card:
     from accel.detecting import torch_build
 
-    words: Mapping[str, Any] = facts()["kind"][kind]
+    words: Mapping[str, Any] = facts()["kind"].get(kind) or _plain(kind)
     refused = tuple(_refused(devices[0]))
     dtypes = frozenset(d.name for d in decisions if d.feature is Feature.DTYPE and d.accepted)
     bridge = words["bridge"]
@@ -108,6 +108,18 @@ def _card(
         build=torch_build(machine),
         versions={bridge: machine.version(bridge) or "0"} if bridge else {},
     )
+
+
+def _plain(kind: str) -> dict[str, Any]:
+    """The words for a device type that no facts here know: a stranger's, by its own name."""
+    word = kind.upper()
+    return {
+        "memory_word": word,
+        "allocator_setting": f"PYTORCH_{word}_ALLOC_CONF",
+        "lost_error": f"the {word} is lost (in the simulator's words; the vendor's are not known)",
+        "lost_code": 1,
+        "bridge": "",
+    }
 
 
 def _refused(device: Device) -> list[Refused]:
@@ -176,5 +188,5 @@ def processors(device: Device) -> int | None:
 def facts() -> Mapping[str, Any]:
     """`cards.toml`."""
     text = importlib.resources.files("accel_simulator").joinpath("cards.toml").read_text("utf-8")
-    found: Mapping[str, Any] = tomllib.loads(text)
+    found: dict[str, Any] = tomllib.loads(text)
     return found

@@ -253,18 +253,20 @@ def test_a_module_in_the_middle_of_its_import(world: World) -> None:
 
 
 def test_an_import_that_fails_is_none(world: World) -> None:
-    world.write({"broken.py": "import hook\nhook.run()\nraise ImportError('as ever', name='me')\n"})
+    world.write(
+        {"falling.py": "import hook\nhook.run()\nraise ImportError('as ever', name='me')\n"}
+    )
     world.write({"hook.py": ""})
     seen = Seen()
-    world.load("hook").run = lambda: when_imported("broken", seen)
+    world.load("hook").run = lambda: when_imported("falling", seen)
     for _ in range(2):
         with pytest.raises(ImportError, match=r"^as ever$") as caught:
-            world.load("broken")
+            world.load("falling")
         assert caught.value.name == "me"
     assert seen == []
-    world.write({"broken.py": "VALUE = 'mended now'\n"})
-    world.load("broken")
-    assert seen == ["broken", "broken"]
+    world.write({"falling.py": "VALUE = 'mended now'\n"})
+    world.load("falling")
+    assert seen == ["falling", "falling"]
 
 
 def test_a_missing_module_is_missing(world: World) -> None:
