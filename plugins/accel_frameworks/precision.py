@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 
@@ -101,6 +100,8 @@ def loads_in(original: Any, capabilities: Capabilities) -> Any:
         use = capabilities.settle(Feature.DTYPE, name, asked_by=f"a model in {name}")
         if use == name:
             return found
+        import inspect
+
         import torch
 
         bound = inspect.signature(original).bind(*args, **kwargs)
