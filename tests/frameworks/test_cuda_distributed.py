@@ -80,7 +80,7 @@ for name in ("running_mean", "running_var"):
     torch.testing.assert_close(getattr(synced, name), getattr(plain, name), atol=1e-5, rtol=1e-4)
 synced.eval()(mine)
 torch.nn.parallel.DistributedDataParallel(synced.train(), device_ids=[rank])(mine)
-print("rank", rank, "is right")
+print(f"rank {rank} is right\\n", end="", flush=True)
 dist.destroy_process_group()
 """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from accel_frameworks.torch.patches import patch
 from accel_frameworks.torch.target import KIND, Target
 
 NCCL = "nccl"
+SECONDS_TO_LET_GO = 0.2
 EVERYWHERE = "gloo"
 C10D = "torch.distributed.distributed_c10d"
 
@@ -91,6 +94,24 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     )
 
 
+@functools.cache
+def _let_go_at_exit() -> None:
+    """Let gloo's threads drop their last work before the interpreter ends.
+
+    A thread of gloo's that gives up a Python tensor while the interpreter is ending aborts the
+    process ("terminate called without an active exception"; torch 2.13). Over nccl, which the
+    script was written for, there is no such thread.
+    """
+
+    def pause() -> None:
+        import gc
+
+        gc.collect()  # groups and works that only cycles hold
+        time.sleep(SECONDS_TO_LET_GO)  # the interpreter's lock is theirs meanwhile
+
+    atexit.register(pause)
+
+
 class _Ranks:
     """The replacements, which share the target and its backend."""
 
@@ -135,6 +156,8 @@ class _Ranks:
             name = str(backend or backend_for(self.capabilities)).rpartition(":")[2]
             # read by the backend when it first connects
             os.environ.update(environment(self.target.kind, name, os.environ))
+            if name == EVERYWHERE:
+                _let_go_at_exit()
             return original(backend, *args, **kwargs)
 
         return init_process_group
