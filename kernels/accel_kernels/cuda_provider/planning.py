@@ -136,6 +136,7 @@ CANDIDATES = {
     2: (
         Candidate(4, 8, 3, 2, False, True, 1.08),
         Candidate(4, 8, 4, 1, False, True, 1.05),
+        Candidate(4, 4, 4, 3, False, True, 1.03),
         Candidate(2, 16, 2, 1, False, True, 1.0),
         Candidate(1, 8, 4, 1, False, True, 0.9),
         Candidate(2, 4, 3, 2, False, True, 0.9),
