@@ -5,12 +5,13 @@ set -u
 out=${1:-${OUT:-device-output}}
 mkdir -p "$out"
 if ! python3 -c 'import accel' 2>/dev/null || compgen -G 'dist/accel_hal-*.whl' >/dev/null; then
-    python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/accel-site \
+    python3 -m pip install -q --no-index --no-deps --upgrade --target /tmp/accel-site \
         dist/accel_hal-*.whl || exit 1
     export PYTHONPATH=/tmp/accel-site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export PYTHONUNBUFFERED=1
-export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$(mktemp -d)} # where site-packages cannot be written
+# With it modules would be compiled anew by every interpreter: 100 ms at each start-up.
+unset PYTHONDONTWRITEBYTECODE
 export ACCEL_CACHE_DIR=${ACCEL_CACHE_DIR:-$(mktemp -d)}
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD

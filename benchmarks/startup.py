@@ -9,12 +9,15 @@ also the bare questions to it. Report the ratios, not the times.
 `import torch` leaves a full garbage collection due, which the next to allocate pays for. auto()
 does not: it leaves the collector at rest, and the collection to whatever comes after it. Both rows
 with torch end with the interpreter, whose own last collection they both pay.
+
+Bytecode is kept, as pip keeps that of what it installs, whatever PYTHONDONTWRITEBYTECODE says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,10 +42,13 @@ if subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, check=Fal
     CASES["NVML alone, by ctypes"] = [sys.executable, "-c", DRIVER]
 
 
+VARIABLES = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
 def seconds(command: Sequence[str]) -> float:
     """Wall-clock seconds of one run."""
     begin = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, env=VARIABLES)
     return time.perf_counter() - begin
 
 
@@ -64,7 +70,11 @@ def inside_auto() -> float:
         "print(time.perf_counter() - t)"
     )
     return statistics.median(
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, env=VARIABLES
+            ).stdout
+        )
         for _ in range(5)
     )
 
