@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the oldest Python we support
     import tomli as tomllib
 
-REAL = ("cpu", "mps")
+REAL = ("cpu", "hpu", "ipu", "maia", "mps", "mtia", "ve", "vulkan", "xla")
 """torch device types that are no PrivateUse1 and have no stand-in: never simulated."""
 
 KERNELS = {"sdpa_flash": 1, "sdpa_mem_efficient": 2, "sdpa_cudnn": 3}

@@ -13,7 +13,7 @@ import accel
 from accel import testing
 from accel.errors import AccelError, InputError
 from accel.machine import ThisMachine
-from accel_simulator import faults
+from accel_simulator import command, faults
 from accel_simulator.cards import cards_of
 from accel_simulator.machine import SimulatedMachine
 from accel_simulator.naming import parse_spec
@@ -82,6 +82,16 @@ def test_every_machine_plans_as_its_recording_does(name, monkeypatch):
     assert (plan.device.name, plan.device.arch) == (recorded.device.name, recorded.device.arch)
     assert plan.simulated
     assert not recorded.simulated
+
+
+@pytest.mark.parametrize("name", ["apple-m2-max", "kunpeng-920", "nvidia-driver-missing"])
+def test_a_machine_without_anything_to_simulate_says_so_and_is_not_listed(name, capsys):
+    with pytest.raises(InputError, match=f"{name} has no device to simulate"):
+        cards_of(simulated(name))
+    assert command.simulate() == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert name not in listed
+    assert all(cards_of(simulated(other)) for other in listed)
 
 
 def test_cards_know_what_they_lack(monkeypatch):
