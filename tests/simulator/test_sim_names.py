@@ -1,4 +1,4 @@
-"""Names of machines and faults, and the machine that stands in: no torch, no compiler."""
+"""Names of machines and faults, and the machine that stands in: no compiler."""
 
 from __future__ import annotations
 
@@ -145,5 +145,6 @@ def test_the_stand_in_is_only_for_a_simulation():
     assert folders(["cuda"]) == []
     (folder,) = folders(["npu"])
     assert python_path("before", ["npu"]) == f"before{os.pathsep}{folder}"
+    pytest.importorskip("torch")
     with pytest.raises(ImportError, match="only stands in"):
         importlib.import_module("accel_simulator.standins.npu.torch_npu")
