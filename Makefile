@@ -60,7 +60,7 @@ test-failures: .venv-failures ## every known failure, red without accel and gree
 flags: .venv-failures ## LLaMA-Factory's flags with SmolLM2-135M on this machine, before and after
 	@PYTHONPATH=tests/failures .venv-test/bin/python tests/failures/flags_table.py $(FLAGS_ARGS)
 
-test-all: test test-new test-old ## all of the above
+test-all: test test-new test-old ## test, test-new and test-old
 
 results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
 	.venv-test/bin/python tools/results.py $(RESULTS)

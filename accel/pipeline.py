@@ -61,7 +61,10 @@ def plugins() -> tuple[PluginInfo, ...]:
 
 
 def devices(machine: Machine | str | Path | None = None) -> tuple[Device, ...]:
-    """Every device on this machine, or a recorded one. No torch, no device context."""
+    """Every device on this machine, or on a recorded one; `machine` as in `plan()`.
+
+    No torch, no device context. Raises InputError for a `machine` that is none.
+    """
     return detect(loaded_plugins(), open_machine(machine))
 
 
@@ -76,7 +79,9 @@ def plan(
     """What `auto()` would decide here, or on a recorded `machine`; changes nothing.
 
     `machine` is a Machine, the name of a recorded one, or the path of a record. `probe=False`
-    leaves decisions at declared and installed, `probe=True` proves every one of them.
+    leaves decisions at declared and installed, `probe=True` proves every one of them. `device`,
+    `strict` and `wanted` are as in `auto()`, and so are the errors; InputError for a `machine`
+    that is none.
     """
     host = open_machine(machine)
     capabilities, found = _resolve(
@@ -96,6 +101,8 @@ def auto(
     `wanted` are `attention`, `dtype` and `collective` by name: each is had, or
     CapabilityUnavailable says why not. Under `strict` what a library asks for later and the
     device lacks is that error too, instead of a downgrade with a line in the report.
+    `apply=False` chooses and reports, and repairs nothing.
+    Raises DeviceError where no device of that name is here, or none that torch can use.
     A second call changes nothing and returns the first's Report, until `Report.revert()`.
     """
     global _current

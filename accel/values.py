@@ -86,7 +86,8 @@ class Probe(Value):
     """A function `module:name` to be called in a child process as `f(device, **arguments)`.
 
     It computes on real numbers, forward and, where there is one, backward; returns a line that
-    says what it measured; and raises to refuse. `device` is a `torch.device` string.
+    says what it measured; and raises to refuse. `device` is a `torch.device` string. `seconds` is
+    its time limit.
     """
 
     function: str

@@ -23,6 +23,9 @@ def simulated(
     `ACCEL_SIMULATE_FAULT`. torch computes on the host's processor; speed is not simulated. On the
     way out the device is gone again, and a tensor that is left on it can only be freed.
 
+    Enter it before this process's first `backward()`: torch's autograd counts the devices then, and
+    ends with INTERNAL ASSERT FAILED on one that came later.
+
     Raises InputError for a name that is none (with the names that are near) and AccelError where
     the device cannot be built, or where another device of a torch type that a process can have only
     once was simulated in this process before.

@@ -33,12 +33,20 @@ def add_to(app: typer.Typer) -> None:
         "llamafactory",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
         add_help_option=False,
+        options_metavar="ARGS...",
     )(llamafactory)
 
 
 def llamafactory(context: typer.Context) -> int:
-    """Run LLaMA-Factory: train, chat, export, api, webchat, webui, and what else it takes."""
+    """Run LLaMA-Factory: train, chat, export, api, webchat, webui, and what else it takes.
+
+    Patches for the device that is here, ranks included, then is llamafactory-cli: ARGS are its
+    own, and `accel llamafactory help` lists them.
+    """
     arguments = list(context.args)
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(context.get_help())  # without importing LLaMA-Factory, which would need the repairs
+        return 0
     check(arguments)
     launch_ranks(arguments)
     os.environ["ACCEL_AUTO"] = "1"

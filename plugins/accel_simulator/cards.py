@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accel import pipeline
+from accel.machine import Machine
 from accel.values import Decision, Device, Feature
 from accel_simulator.machine import SimulatedMachine
 
@@ -19,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the oldest Python we support
     import tomli as tomllib
 
-REAL = ("cpu", "mps")
+REAL = ("cpu", "hpu", "ipu", "maia", "mps", "mtia", "ve", "vulkan", "xla")
 """torch device types that are no PrivateUse1 and have no stand-in: never simulated."""
 
 KERNELS = {"sdpa_flash": 1, "sdpa_mem_efficient": 2, "sdpa_cudnn": 3}
@@ -70,12 +71,17 @@ class Card:
         return self.devices[0]
 
 
+def simulatable(machine: Machine) -> tuple[Device, ...]:
+    """The devices of a machine that torch could use there, and of a type that is simulated."""
+    return tuple(d for d in pipeline.devices(machine) if d.usable and d.kind not in REAL)
+
+
 def cards_of(machine: SimulatedMachine) -> tuple[Card, ...]:
     """One for each torch type that the machine has usable devices of.
 
     Raises InputError where the machine has fewer devices than are to be simulated.
     """
-    usable = [d for d in pipeline.devices(machine) if d.usable and d.kind not in REAL]
+    usable = simulatable(machine)
     kinds = sorted({device.kind for device in usable})
     machine.check_count(max((sum(d.kind == k for d in usable) for k in kinds), default=0))
     found = []

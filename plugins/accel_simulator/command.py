@@ -66,8 +66,9 @@ def _list(as_json: bool) -> int:
     import json
 
     from accel import testing
+    from accel_simulator.cards import simulatable
 
-    names = testing.machines()
+    names = [name for name in testing.machines() if simulatable(testing.machine(name))]
     if as_json:
         print(json.dumps([{"name": n, "title": testing.machine(n).title} for n in names], indent=2))
         return 0

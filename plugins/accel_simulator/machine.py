@@ -88,13 +88,20 @@ class SimulatedMachine(Machine):
 
     def check_count(self, found: int) -> None:
         """Raises InputError where `found` devices are less than were asked for."""
-        wanted = self.chosen.count
-        if wanted is not None and found < wanted:
+        wanted, name = self.chosen.count, self.chosen.machine
+        if wanted is None or found >= wanted:
+            return
+        if not found:
             raise InputError(
-                f"{self.chosen.machine} has no {wanted} devices to simulate",
-                found=f"{found} that torch could use",
-                remedy=f"accel simulate {self.chosen.machine}:{max(found, 1)} -- COMMAND",
+                f"{name} has no device to simulate",
+                found="none that torch could use there, and of a type that is simulated",
+                remedy="accel simulate",
             )
+        raise InputError(
+            f"{name} has no {wanted} devices to simulate",
+            found=f"{found} that torch could use",
+            remedy=f"accel simulate {name}:{found} -- COMMAND",
+        )
 
     def env(self, name: str) -> str | None:
         here = self._here.env(name)

@@ -98,6 +98,15 @@ def test_an_override_counts(installed, tmp_path, monkeypatch):
         command.check(["chat", "--model_name_or_path=/gone"])
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_its_help_needs_no_repairs(run, option):
+    ended = run("-m", "accel", "llamafactory", option)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage: accel llamafactory ARGS..." in ended.stdout
+    assert "llamafactory help" in ended.stdout
+    assert ended.stderr == ""  # neither auto() nor LLaMA-Factory had a word
+
+
 @needs("llamafactory")
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),

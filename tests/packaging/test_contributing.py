@@ -35,6 +35,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tests/test_gaudi.py",
     }
     assert all((folder / name).is_file() for name in files)  # each was begun by the command
+    assert (folder / "pyproject.toml").read_text(encoding="utf-8") == files["pyproject.toml"]
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Names of machines and faults, and the machine that stands in: no torch, no compiler."""
+"""Names of machines and faults, and the machine that stands in: no compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import accel
 from accel import testing
 from accel.errors import AccelError, InputError
 from accel.machine import ThisMachine
-from accel_simulator import faults
+from accel_simulator import command, faults
 from accel_simulator.cards import cards_of
 from accel_simulator.machine import SimulatedMachine
 from accel_simulator.naming import parse_spec
@@ -84,6 +84,16 @@ def test_every_machine_plans_as_its_recording_does(name, monkeypatch):
     assert not recorded.simulated
 
 
+@pytest.mark.parametrize("name", ["apple-m2-max", "kunpeng-920", "nvidia-driver-missing"])
+def test_a_machine_without_anything_to_simulate_says_so_and_is_not_listed(name, capsys):
+    with pytest.raises(InputError, match=f"{name} has no device to simulate"):
+        cards_of(simulated(name))
+    assert command.simulate() == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert name not in listed
+    assert all(cards_of(simulated(other)) for other in listed)
+
+
 def test_cards_know_what_they_lack(monkeypatch):
     (card,) = cards_of(simulated("ascend-910a"))
     assert {refused.dtype for refused in card.refused} == {"bfloat16", "float64"}
@@ -135,5 +145,6 @@ def test_the_stand_in_is_only_for_a_simulation():
     assert folders(["cuda"]) == []
     (folder,) = folders(["npu"])
     assert python_path("before", ["npu"]) == f"before{os.pathsep}{folder}"
+    pytest.importorskip("torch")
     with pytest.raises(ImportError, match="only stands in"):
         importlib.import_module("accel_simulator.standins.npu.torch_npu")
