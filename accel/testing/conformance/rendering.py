@@ -17,6 +17,8 @@ _STYLES = {
     "unexpected": "bold red",
     "expected": "yellow",
     "skipped": "dim",
+    "unfinished": "bold yellow",
+    "not run": "bold yellow",
 }
 WIDTH = 100
 SHOWN = 12
@@ -30,9 +32,19 @@ def verdict(results: Sequence[Result]) -> str:
     return next((status for status in order if status in statuses), "skipped")
 
 
+def _became(outcome: Conformance, rule: str) -> str:
+    """The verdict, or that there is none: no good one is given before a rule is done."""
+    found = outcome.of(rule)
+    what = verdict(found)
+    if rule in outcome.unfinished and what not in BAD:
+        return "unfinished" if found else "not run"
+    return what
+
+
 def table(outcome: Conformance, *, color: bool, width: int | None = None) -> str:
     """A row for each rule, then the cases that are not simply passed, each with its reason."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     stream = io.StringIO()
@@ -48,14 +60,31 @@ def table(outcome: Conformance, *, color: bool, width: int | None = None) -> str
         rules.add_column(heading, no_wrap=heading != "what")
     for rule in RULES:
         found = outcome.of(rule.id)
-        if found:
-            what = verdict(found)
+        if found or rule.id in outcome.unfinished:
+            what = _became(outcome, rule.id)
             rules.add_row(rule.id, f"[{_STYLES[what]}]{what}[/]", _counted(found), rule.says)
     console.print(rules)
+    for detail, ids in _not_asked(outcome).items():
+        text = f"{'skipped':<10} {', '.join(ids)}: {detail}"
+        console.print(f"[{_STYLES['skipped']}]{escape(text)}[/]", soft_wrap=True)
     for rule in RULES:
-        _cases(console, [r for r in outcome.of(rule.id) if r.status != "passed"])
+        _cases(console, [r for r in outcome.of(rule.id) if r.status != "passed" and not _all(r)])
     console.print(summary(outcome), style="bold" if outcome.ok else "bold red")
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _all(result: Result) -> bool:
+    """Whether it stands for its whole rule, which was skipped."""
+    return result.status == "skipped" and not result.case
+
+
+def _not_asked(outcome: Conformance) -> dict[str, list[str]]:
+    """Rules that were skipped as a whole, by the reason, which many of them share."""
+    found: dict[str, list[str]] = {}
+    for result in outcome.results:
+        if _all(result):
+            found.setdefault(result.detail, []).append(result.rule)
+    return found
 
 
 def _cases(console: Any, results: Sequence[Result]) -> None:
@@ -97,7 +126,10 @@ def summary(outcome: Conformance) -> str:
         "unexpected": "passed unexpectedly",
     }
     counted = [f"{n} {words[name]}" for name in words if (n := outcome.counts.get(name, 0))]
-    return f"{outcome.plugin}: {', '.join(counted) or 'nothing ran'}"
+    line = f"{outcome.plugin}: {', '.join(counted) or 'nothing ran'}"
+    if outcome.complete:
+        return line
+    return f"{line}; STOPPED with {len(outcome.unfinished)} rules not done: this counts for nothing"
 
 
 def junit(outcome: Conformance) -> str:
@@ -117,8 +149,32 @@ def junit(outcome: Conformance) -> str:
         )
         for result in found:
             _case(suite, outcome.plugin, result)
+    if not outcome.complete:
+        _unfinished(root, outcome)
     Tree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + Tree.tostring(root, "unicode") + "\n"
+
+
+def _unfinished(root: Tree.Element, outcome: Conformance) -> None:
+    """An error for each rule that is not done, so that no reader takes the file for a pass."""
+    number = str(len(outcome.unfinished))
+    suite = Tree.SubElement(
+        root,
+        "testsuite",
+        name=f"{outcome.plugin}.unfinished",
+        tests=number,
+        failures="0",
+        skipped="0",
+        errors=number,
+        time="0.000",
+    )
+    for rule in outcome.unfinished:
+        case = Tree.SubElement(
+            suite, "testcase", classname=f"{outcome.plugin}.unfinished", name=rule, time="0.000"
+        )
+        Tree.SubElement(
+            case, "error", message="the run goes on, or was stopped before this", type="unfinished"
+        )
 
 
 def _case(suite: Tree.Element, plugin: str, result: Result) -> None:
