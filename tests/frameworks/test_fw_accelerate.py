@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from accel.machine import ThisMachine
+from accel_frameworks import accelerate as repairs
 
 pytest.importorskip("accelerate")
 
@@ -51,3 +55,52 @@ def test_accelerates_own_script(script: str, run: Callable[..., Any], tmp_path: 
         )
     )
     assert launched(run, script, str(reverting)) == without
+
+
+ASKED = """
+import json, os, sys
+from accel.values import Device
+from accel_frameworks import accelerate as repairs
+
+device = Device(vendor="nobody", name="Test Card", kind="meta", arch="test_1")
+named, ranks = repairs._unknown(device)
+import accelerate.state
+
+undo = named.seam(accelerate.state)
+own = accelerate.state.PartialState._prepare_backend
+accelerate.state.PartialState._prepare_backend = ranks.replace(own)
+said = str(accelerate.state.PartialState(cpu="cpu" in sys.argv).device)
+undo()
+print(json.dumps([said, os.environ.get("ACCELERATE_TORCH_DEVICE")]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "device"),
+    [
+        ((), {}, "meta:0"),
+        (("cpu",), {}, "cpu"),
+        ((), {"ACCELERATE_TORCH_DEVICE": "cpu"}, "cpu"),
+    ],
+)
+def test_a_device_type_without_a_word_for_it_is_used_all_the_same(
+    arguments: tuple[str, ...], variables: dict[str, str], device: str, run: Callable[..., Any]
+) -> None:
+    done = run("-c", ASKED, *arguments, **variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [device, variables.get("ACCELERATE_TORCH_DEVICE")]
+
+
+def test_ranks_on_such_a_device_are_refused(run: Callable[..., Any]) -> None:
+    done = run("-c", ASKED, RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
+    assert done.returncode == 1
+    assert "accelerate starts no ranks on meta: each would train alone" in done.stderr
+    assert "2 ranks on Test Card" in done.stderr
+    assert "try:   start one process" in done.stderr
+
+
+def test_a_device_type_that_accelerate_knows_needs_none_of_it(capable: Callable[..., Any]) -> None:
+    for kind, planned in (("npu", 0), ("cpu", 0), ("openreg", 2)):
+        capabilities = capable(kind=kind)
+        patches = repairs.accel_patches(capabilities.device, capabilities, ThisMachine())
+        assert sum("no word for" in patch.reason for patch in patches) == planned
