@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from accel.caching import default_folder
+from accel.creating import new_plugin
 from accel.machine import ThisMachine
 from accel_frameworks import accelerate as repairs
 
@@ -104,3 +108,58 @@ def test_a_device_type_that_accelerate_knows_needs_none_of_it(capable: Callable[
         capabilities = capable(kind=kind)
         patches = repairs.accel_patches(capabilities.device, capabilities, ThisMachine())
         assert sum("no word for" in patch.reason for patch in patches) == planned
+
+
+TRAINED = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        ids = torch.arange(8) * (index % 5 + 1) % 32
+        return {"input_ids": ids, "labels": ids}
+
+
+torch.manual_seed(0)
+sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+model = LlamaForCausalLM(
+    LlamaConfig(vocab_size=32, num_hidden_layers=2, num_key_value_heads=2, **sizes)
+)
+arguments = TrainingArguments(
+    "out", max_steps=3, per_device_train_batch_size=4, report_to=[], save_strategy="no"
+)
+loss = Trainer(model=model, args=arguments, train_dataset=Numbers()).train().training_loss
+print("TRAINED", next(model.parameters()).device, f"{loss:.4f}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="a C++ compiler builds the simulated device")
+def test_trainer_trains_on_a_strangers_device(run: Callable[..., Any], tmp_path: Path) -> None:
+    """The plugin as it was begun, its device simulated: a torch type that no library has seen."""
+    new_plugin("acme", tmp_path / "made", found_by="bridge")
+    info = tmp_path / "made" / "accel_acme-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: accel-acme\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[accel]\nacme = accel_acme\n")
+    (tmp_path / "train.py").write_text(TRAINED, encoding="utf-8")
+    plain = run("train.py")
+    assert plain.returncode == 0, plain.stderr
+    variables = {
+        "PYTHONPATH": str(tmp_path / "made"),
+        "ACCEL_CACHE_DIR": str(default_folder(os.environ.get)),
+        "ACCEL_AUTO": "1",
+    }
+    there = run("-m", "accel", "simulate", "acme-one", "--", "python", "train.py", **variables)
+    assert there.returncode == 0, there.stderr
+
+    def said(done: Any) -> list[str]:
+        return next(line for line in done.stdout.splitlines() if "TRAINED" in line).split()
+
+    assert said(plain)[1] == "cpu"
+    assert said(there)[1] == "acme:0"
+    assert float(said(there)[2]) == pytest.approx(float(said(plain)[2]), rel=1e-3)

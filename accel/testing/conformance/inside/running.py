@@ -1,6 +1,6 @@
-"""Inside, for runtime.*: each check is a function of the device and of torch's module for it.
+"""Inside, for runtime.*: each check is a function of the device and of torch's calls on it.
 
-One that needs a call which that module does not have is skipped and names it; one that finds the
+One that needs a call which torch does not have for it is skipped and names it; one that finds the
 call to mean something else raises Wrong.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from accel.probing.child import describe
+from accel.testing.conformance.inside.calls import Absent, Calls
 from accel.testing.conformance.inside.computing import Wrong
 
 Check = Callable[[str, Any], str]
@@ -18,20 +19,17 @@ MIB = 2**20
 SIZE = 8 * MIB
 
 
-class Absent(Exception):
-    """The module lacks the call."""
-
-
 def check(device: str, group: str) -> Iterator[dict[str, Any]]:
     """Every check of a group: first `begin`, then what became of it."""
     warnings.simplefilter("ignore")
-    import torch
-
-    module = torch.get_device_module(torch.device(device))
     for name, function in GROUPS[group].items():
         yield {"begin": name}
+        module = Calls(device)
         try:
-            answer = {"status": "passed", "detail": function(device, module)}
+            said = function(device, module)
+            if module.general:
+                said += f"; by torch.accelerator: {', '.join(sorted(module.general))}"
+            answer = {"status": "passed", "detail": said}
         except Absent as reason:
             answer = {"status": "skipped", "detail": str(reason)}
         except BaseException as error:  # noqa: BLE001 - whatever a backend raises is its failure
@@ -44,7 +42,7 @@ def _calls(module: Any, *names: str) -> list[Any]:
     """The module's functions of these names. Absent names the first that it lacks."""
     for name in names:
         if not hasattr(module, name):
-            raise Absent(f"{module.__name__} has no {name}")
+            raise Absent(f"{module.__name__} has no {name}, nor has torch.accelerator")
     return [getattr(module, name) for name in names]
 
 
