@@ -40,6 +40,14 @@ def conformance(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Write the JSON to a file too.")
     ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            "--draft",
+            metavar="FILE",
+            help="Write what failed as entries for conformance.toml, their reasons left open.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> int:
     """Test an installed plugin: every rule that can be tested here, and what it found.
@@ -47,7 +55,7 @@ def conformance(
     Ends with 0 only where all passed, or failed as the plugin's conformance.toml foretells. Files
     are written as results come, and marked incomplete until the end.
     """
-    from accel.testing.conformance import rendering
+    from accel.testing.conformance import expected, rendering
     from accel.testing.conformance.suite import Course, Suite, chosen
 
     rules, kept, stopped = chosen(only or ()), _Kept(junit, save), 0
@@ -67,6 +75,8 @@ def conformance(
     outcome = course.outcome
     try:
         kept.write(outcome)
+        if draft is not None:
+            write_whole(draft, expected.draft(outcome.results), option="--draft")
     finally:
         if as_json:
             print_json(outcome.to_json())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from accel.errors import InputError
 from accel.testing.conformance import RULES, Conformance, Finding, Result
 from accel.testing.conformance.computing import names, operators
-from accel.testing.conformance.expected import Expected, judged, parse
+from accel.testing.conformance.expected import Expected, draft, judged, parse
 from accel.testing.conformance.rendering import junit, table, verdict
 from world import SOUND, accel, conformance, environment, failures, install
 
@@ -98,6 +98,55 @@ def test_only_what_ran_and_failed_can_be_expected(status: str, case: str, patter
         assert became == status
     else:
         assert became == {"passed": "unexpected", "failed": "expected"}[status]
+
+
+def test_a_draft_has_what_failed_and_wants_reasons(tmp_path: Path) -> None:
+    folder = install(tmp_path, NO_PROBE)
+    done = accel(folder, "conformance", "ace", "--only", "probe.declared", "--draft", "new.toml")
+    assert done.returncode == 1
+    drafted = (tmp_path / "new.toml").read_text()
+    with pytest.raises(InputError, match="entry 1 gives no reason"):
+        parse(drafted, "new.toml", IDS)
+    (tmp_path / "accel_ace" / "conformance.toml").write_text(
+        drafted.replace('reason = ""', 'reason = "its probe is not written yet"')
+    )
+    code, document = conformance(folder, "--only", "probe.declared", "--only", "load.hooks")
+    assert (code, failures(document)) == (0, {})
+
+
+def test_what_fails_in_every_dtype_is_one_entry() -> None:
+    rows = [
+        ("float32/mm", "failed"),
+        ("float16/mm", "failed"),
+        ("float32/addmm", "passed"),
+        ("float16/addmm", "failed"),
+        ("float32/conv[2]*", "failed"),
+    ]
+    results = [result(status, "dtype.computes", case, "bad\nnews") for case, status in rows]
+    entries = parse(draft(results).replace('""', '"why"'), "new.toml", IDS)
+    assert [entry.case for entry in entries] == ["*/mm", "float16/addmm", "float32/conv[[]2][*]"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["dtype.computes", "probe.passes"]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+            st.sampled_from(["passed", "failed", "skipped"]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+        ),
+        unique_by=lambda row: row[:2],
+    )
+)
+def test_a_draft_foretells_all_that_failed_and_nothing_that_passed(
+    rows: list[tuple[str, str, str, str]],
+) -> None:
+    results = [result(status, rule, case, detail) for rule, case, status, detail in rows]
+    entries = parse(draft(results).replace('reason = ""', 'reason = "why"'), "new.toml", IDS)
+    for one in results:
+        foretold = any(entry.matches(one.rule, one.case) for entry in entries)
+        if one.status != "skipped":
+            assert foretold is (one.status == "failed"), (one, entries)
 
 
 def test_nothing_that_did_not_run_has_passed() -> None:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,3 +136,49 @@ def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
             link=entry.link,
         )
     return dataclasses.replace(result, status="expected", reason=entry.reason, link=entry.link)
+
+
+def draft(results: Sequence[Result]) -> str:
+    """A `conformance.toml` with an entry for all that failed, each reason left to be written.
+
+    Until it is, `parse` refuses the file. What fails in every dtype is one entry.
+    """
+    failed = {(r.rule, r.case): r.detail for r in results if r.status == "failed"}
+    lines = [
+        "# Every result that an entry matches must fail. Write each reason, or mend the cause.",
+        "schema = 1",
+    ]
+    told: set[str] = set()
+    for (rule, case), detail in failed.items():
+        pattern = _pattern(rule, case, results, failed)
+        entry = f"\n[[expected]]\nrule = {_quoted(rule)}\ncase = {_quoted(pattern)}\n"
+        if entry not in told:
+            told.add(entry)
+            lines.append(f'{entry}reason = ""  # {_one_line(detail)}')
+    return "\n".join(lines) + "\n"
+
+
+def _pattern(
+    rule: str, case: str, results: Sequence[Result], failed: Iterable[tuple[str, str]]
+) -> str:
+    """The case as a pattern for itself alone, or for all dtypes where it fails in all."""
+    before, slash, operator = case.partition("/")
+    same = {r.case for r in results if r.rule == rule and r.case.endswith(f"/{operator}")}
+    alike = {other for other in same if other.partition("/")[2] == operator}
+    if slash and len(alike) > 1 and all((rule, other) in failed for other in alike):
+        return f"*/{_escaped(operator)}"
+    return _escaped(before) + slash + _escaped(operator)
+
+
+def _escaped(text: str) -> str:
+    """fnmatch takes a character in brackets for itself."""
+    return re.sub(r"[*?\[]", lambda found: f"[{found.group()}]", text)
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: JSON's, but for the one control character that JSON lets through."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
