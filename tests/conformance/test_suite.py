@@ -75,6 +75,8 @@ def test_an_unexpected_pass_is_a_failure(tmp_path: Path) -> None:
         ("schema = 1\n[[expected]]\nrule = 'load.hook'\nreason = 'x'", "rule that there is not"),
         ("schema = 1\n[[expected]]\nrule = 'load.hooks'\nreason = 'x'\nway = 1", "has way"),
         ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\nwhere='there'", "where ="),
+        ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\ncase=[]", "case = "),
+        ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\ncase=[3]", "case = "),
         ("schema =", "not valid TOML"),
     ],
 )
@@ -91,7 +93,7 @@ def test_a_malformed_file_is_named_by_its_place(text: str, says: str) -> None:
     pattern=st.sampled_from(["*", "a*", "b"]),
 )
 def test_only_what_ran_and_failed_can_be_expected(status: str, case: str, pattern: str) -> None:
-    entry = Expected(rule="load.hooks", reason="a reason", case=pattern)
+    entry = Expected(rule="load.hooks", reason="a reason", cases=("x", pattern))
     finding = Finding(case=case, status=status)  # type: ignore[arg-type]
     became = judged("load.hooks", finding, [entry]).status
     if not entry.matches("load.hooks", case) or status == "skipped":
@@ -114,17 +116,23 @@ def test_a_draft_has_what_failed_and_wants_reasons(tmp_path: Path) -> None:
     assert (code, failures(document)) == (0, {})
 
 
-def test_what_fails_in_every_dtype_is_one_entry() -> None:
+def test_what_fails_in_every_dtype_or_for_one_reason_is_one_entry() -> None:
     rows = [
-        ("float32/mm", "failed"),
-        ("float16/mm", "failed"),
-        ("float32/addmm", "passed"),
-        ("float16/addmm", "failed"),
-        ("float32/conv[2]*", "failed"),
+        ("float32/mm", "failed", "none"),
+        ("float16/mm", "failed", "none"),
+        ("float32/abs", "passed", "fine"),
+        ("float16/abs", "failed", "only\nfloat32"),
+        ("float16/conv[2]*", "failed", "only\nfloat32"),
+        ("float32/conv[2]*", "passed", "fine"),
     ]
-    results = [result(status, "dtype.computes", case, "bad\nnews") for case, status in rows]
-    entries = parse(draft(results).replace('""', '"why"'), "new.toml", IDS)
-    assert [entry.case for entry in entries] == ["*/mm", "float16/addmm", "float32/conv[[]2][*]"]
+    results = [result(status, "dtype.computes", case, said) for case, status, said in rows]
+    drafted = draft(results)
+    assert 'reason = ""  # only float32' in drafted
+    entries = parse(drafted.replace('""', '"why"'), "new.toml", IDS)
+    assert [entry.cases for entry in entries] == [
+        ("*/mm",),
+        ("float16/abs", "float16/conv[[]2][*]"),
+    ]
 
 
 @given(

@@ -4,7 +4,8 @@
 
     [[expected]]
     rule = "dtype.computes"          # a rule's id
-    case = "float16/conv3d"          # as in the results; * and ? as in file names; default all
+    case = "float16/conv3d"          # as in the results; * and ? as in file names; a list for
+                                     # several; default all
     where = "hardware"               # or simulator; default both. Rules without a device: either
     arch = "x1*"                     # of the device it ran on; default any
     plugins = ["x"]                  # where several entry points share the file; default all
@@ -44,14 +45,14 @@ class Expected:
 
     rule: str
     reason: str
-    case: str = "*"
+    cases: tuple[str, ...] = ("*",)
     where: str = ""
     arch: str = ""
     plugins: tuple[str, ...] = ()
     link: str = ""
 
     def matches(self, rule: str, case: str) -> bool:
-        return rule == self.rule and fnmatch.fnmatchcase(case, self.case)
+        return rule == self.rule and any(fnmatch.fnmatchcase(case, one) for one in self.cases)
 
 
 def expected_for(
@@ -96,8 +97,8 @@ def parse(text: str, origin: str, rules: Sequence[str]) -> list[Expected]:
 
 
 def _entry(fields: Any, place: str, rules: Sequence[str]) -> Expected:
-    known = {field.name for field in dataclasses.fields(Expected)}
-    wrong = sorted(set(fields) - known)
+    known = ("rule", "case", "where", "arch", "plugins", "reason", "link")
+    wrong = sorted(set(fields) - set(known))
     if wrong:
         raise InputError(f"{place} has {', '.join(wrong)}", remedy=f"one of: {', '.join(known)}")
     if not str(fields.get("reason", "")).strip():
@@ -112,7 +113,14 @@ def _entry(fields: Any, place: str, rules: Sequence[str]) -> Expected:
         raise InputError(
             f"{place}: where = {fields['where']!r}", remedy=f"one of: {', '.join(_WHERE)}"
         )
-    return Expected(**{**fields, "plugins": tuple(fields.get("plugins", ()))})
+    cases = fields.get("case", "*")
+    cases = [cases] if isinstance(cases, str) else cases
+    if not cases or not isinstance(cases, list) or not all(isinstance(one, str) for one in cases):
+        raise InputError(
+            f"{place}: case = {fields['case']!r}", remedy='case = "a pattern", or a list of them'
+        )
+    rest = {key: value for key, value in fields.items() if key not in ("case", "plugins")}
+    return Expected(**rest, cases=tuple(cases), plugins=tuple(fields.get("plugins", ())))
 
 
 def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
@@ -139,22 +147,30 @@ def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
 
 
 def draft(results: Sequence[Result]) -> str:
-    """A `conformance.toml` with an entry for all that failed, each reason left to be written.
+    """A `conformance.toml` with entries for all that failed, each reason left to be written.
 
-    Until it is, `parse` refuses the file. What fails in every dtype is one entry.
+    Until it is, `parse` refuses the file. What failed with the same words is one entry.
     """
     failed = {(r.rule, r.case): r.detail for r in results if r.status == "failed"}
+    entries: dict[tuple[str, str], list[str]] = {}
+    for (rule, case), detail in failed.items():
+        cases = entries.setdefault((rule, _one_line(detail)), [])
+        pattern = _pattern(rule, case, results, failed)
+        if pattern not in cases:
+            cases.append(pattern)
     lines = [
         "# Every result that an entry matches must fail. Write each reason, or mend the cause.",
         "schema = 1",
     ]
-    told: set[str] = set()
-    for (rule, case), detail in failed.items():
-        pattern = _pattern(rule, case, results, failed)
-        entry = f"\n[[expected]]\nrule = {_quoted(rule)}\ncase = {_quoted(pattern)}\n"
-        if entry not in told:
-            told.add(entry)
-            lines.append(f'{entry}reason = ""  # {_one_line(detail)}')
+    for (rule, detail), cases in entries.items():
+        quoted = [_quoted(case) for case in cases]
+        several = "[\n" + "".join(f"  {case},\n" for case in quoted) + "]"
+        lines += [
+            "\n[[expected]]",
+            f"rule = {_quoted(rule)}",
+            f"case = {quoted[0] if len(quoted) == 1 else several}",
+            f'reason = ""  # {detail}',
+        ]
     return "\n".join(lines) + "\n"
 
 
