@@ -196,6 +196,21 @@ def test_the_table_and_junit_have_every_status() -> None:
     assert [s.get("type") for s in root.findall(".//skipped")] == ["xfail", "skip"]
 
 
+def test_what_many_cases_say_is_one_line() -> None:
+    said = [result("failed", "dtype.computes", f"float16/{n}", "no float16") for n in range(20)]
+    rows = [*said, result("failed", "dtype.computes", "float32/mm", "wrong")]
+    rows += [
+        result("skipped", rule, "", "no such device here")
+        for rule in ("runtime.event", "runtime.random")
+    ]
+    lines = table(outcome(*rows), color=False).splitlines()
+    assert "failed     dtype.computes[float16/0] and 19 more: no float16" in lines
+    assert "failed     dtype.computes[float32/mm]: wrong" in lines
+    assert "skipped    runtime.event, runtime.random: no such device here" in lines
+    rows = [result("failed", "dtype.computes", str(n), f"wrong by {n}") for n in range(20)]
+    assert "  and 8 more of dtype.computes" in table(outcome(*rows), color=False).splitlines()
+
+
 def test_the_files_and_the_exit_code_of_the_command(tmp_path: Path) -> None:
     folder = install(tmp_path)
     arguments = ["conformance", "ace", "--only", "load", "--only", "dtype.computes"]

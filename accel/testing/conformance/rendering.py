@@ -22,7 +22,7 @@ _STYLES = {
 }
 WIDTH = 100
 SHOWN = 12
-"""Cases of one rule that the table lists; the rest is counted, and in JSON and JUnit XML."""
+"""Lines on one rule that the table has; the rest is counted, and in JSON and JUnit XML."""
 
 
 def verdict(results: Sequence[Result]) -> str:
@@ -88,16 +88,23 @@ def _not_asked(outcome: Conformance) -> dict[str, list[str]]:
 
 
 def _cases(console: Any, results: Sequence[Result]) -> None:
+    """A line for each thing that there is to say, with the first case it is true of."""
     from rich.markup import escape
 
     ordered = sorted(results, key=lambda r: (r.status not in BAD, r.status == "skipped"))
-    for number, result in enumerate(ordered):
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in ordered:
+        groups.setdefault((result.status, result.reason or result.detail), []).append(result)
+    for number, group in enumerate(groups.values()):
         if number == SHOWN:
-            console.print(f"  and {len(ordered) - SHOWN} more of {result.rule}", style="dim")
+            left = sum(len(group) for group in list(groups.values())[SHOWN:])
+            console.print(f"  and {left} more of {group[0].rule}", style="dim")
             return
-        reason = f" (expected: {result.reason})" if result.status == "expected" else ""
-        text = f"{result.status:<10} {result.name}: {result.detail}{reason}"
-        console.print(f"[{_STYLES[result.status]}]{escape(text)}[/]", soft_wrap=True)
+        first = group[0]
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        reason = f" (expected: {first.reason})" if first.status == "expected" else ""
+        text = f"{first.status:<10} {first.name}{more}: {first.detail}{reason}"
+        console.print(f"[{_STYLES[first.status]}]{escape(text)}[/]", soft_wrap=True)
 
 
 def _title(outcome: Conformance) -> str:
