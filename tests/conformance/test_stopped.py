@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from accel.errors import InputError
@@ -71,8 +72,11 @@ def _ids(file: Path, part: str) -> list[str]:
 def test_what_was_found_until_then_is_kept_and_counts_for_nothing(
     running: subprocess.Popen[str], number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
+    _wait_for(psutil.Process(running.pid).children)
+    busy = psutil.Process(running.pid).children()
     running.send_signal(number)
     stdout, _ = running.communicate(timeout=PATIENCE)
+    assert not psutil.wait_procs(busy, timeout=PATIENCE)[1]
     assert running.returncode == code
     kept = Conformance.from_json(json.loads((tmp_path / "r.json").read_text()))
     assert {r.rule for r in kept.results} == {

@@ -147,7 +147,7 @@ def test_trainer_trains_on_a_strangers_device(run: Callable[..., Any], tmp_path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: accel-acme\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[accel]\nacme = accel_acme\n")
     (tmp_path / "train.py").write_text(TRAINED, encoding="utf-8")
-    plain = run("train.py")
+    plain = run("train.py", ACCEL_AUTO="1")
     assert plain.returncode == 0, plain.stderr
     variables = {
         "PYTHONPATH": str(tmp_path / "made"),

@@ -56,6 +56,7 @@ def inside(
         try:
             request = {
                 "path": sys.path,
+                "parent": os.getpid(),
                 "function": function,
                 "arguments": arguments,
                 "results": writer,
