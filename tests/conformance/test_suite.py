@@ -192,6 +192,12 @@ def test_the_table_and_junit_have_every_status() -> None:
     assert text.splitlines()[-1].startswith("ace: 1 passed, 1 failed as expected, 1 skipped")
     root = Tree.fromstring(junit(kept))
     assert len(root.findall(".//testcase")) == 5
+    counts = {"tests": "5", "failures": "2", "skipped": "2", "errors": "0", "time": "2.500"}
+    assert {key: root.get(key) for key in counts} == counts
+    told = {p.get("name"): p.get("value") for p in root.findall("testsuite[1]/properties/property")}
+    assert told["plugin"] == "accel-ace 1.0"
+    assert told["where"] == "recorded machines only: no such device here"
+    assert told["accel"] == "0.1.0"
     assert [f.get("type") for f in root.findall(".//failure")] == ["failed", "unexpected"]
     assert [s.get("type") for s in root.findall(".//skipped")] == ["xfail", "skip"]
 

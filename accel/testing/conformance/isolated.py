@@ -116,6 +116,7 @@ def _obituary(child: subprocess.Popen[bytes], said: Any) -> str:
         return "closed its pipe and stayed"
     said.seek(0)
     lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
-    last = "; ".join(collections.deque(filter(None, lines), maxlen=2))[-300:]
+    words = (line for line in lines if line.strip("^~ "))  # not what Python points with
+    last = "; ".join(collections.deque(words, maxlen=2))[-300:]
     how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"{how}: {last}" if last else how

@@ -140,48 +140,51 @@ def summary(outcome: Conformance) -> str:
 
 
 def junit(outcome: Conformance) -> str:
-    """JUnit XML: a test suite for each rule, a test case for each case."""
+    """JUnit XML: a test suite for each rule, a test case for each case.
+
+    What is not done is an error, so that no reader takes an incomplete file for a pass.
+    """
     root = Tree.Element("testsuites", name=f"accel conformance {outcome.plugin}")
+    _count(root, outcome.results, len(outcome.unfinished))
     for rule in (rule for rule in BY_ID if outcome.of(rule)):
-        found = outcome.of(rule)
-        suite = Tree.SubElement(
-            root,
-            "testsuite",
-            name=f"{outcome.plugin}.{rule}",
-            tests=str(len(found)),
-            failures=str(sum(r.status in BAD for r in found)),
-            skipped=str(sum(r.status in ("skipped", "expected") for r in found)),
-            errors="0",
-            time=f"{sum(r.seconds for r in found):.3f}",
-        )
-        for result in found:
+        suite = _suite(root, outcome, rule, outcome.of(rule))
+        for result in outcome.of(rule):
             _case(suite, outcome.plugin, result)
     if not outcome.complete:
-        _unfinished(root, outcome)
+        suite = _suite(root, outcome, "unfinished", (), len(outcome.unfinished))
+        for rule in outcome.unfinished:
+            case = Tree.SubElement(
+                suite, "testcase", classname=f"{outcome.plugin}.unfinished", name=rule, time="0.000"
+            )
+            message = "the run goes on, or was stopped before this"
+            Tree.SubElement(case, "error", message=message, type="unfinished")
     Tree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + Tree.tostring(root, "unicode") + "\n"
 
 
-def _unfinished(root: Tree.Element, outcome: Conformance) -> None:
-    """An error for each rule that is not done, so that no reader takes the file for a pass."""
-    number = str(len(outcome.unfinished))
-    suite = Tree.SubElement(
-        root,
-        "testsuite",
-        name=f"{outcome.plugin}.unfinished",
-        tests=number,
-        failures="0",
-        skipped="0",
-        errors=number,
-        time="0.000",
-    )
-    for rule in outcome.unfinished:
-        case = Tree.SubElement(
-            suite, "testcase", classname=f"{outcome.plugin}.unfinished", name=rule, time="0.000"
-        )
-        Tree.SubElement(
-            case, "error", message="the run goes on, or was stopped before this", type="unfinished"
-        )
+def _suite(
+    root: Tree.Element,
+    outcome: Conformance,
+    name: str,
+    results: Sequence[Result],
+    errors: int = 0,
+) -> Tree.Element:
+    """A test suite that says where it ran, and with what."""
+    suite = Tree.SubElement(root, "testsuite", name=f"{outcome.plugin}.{name}")
+    _count(suite, results, errors)
+    properties = Tree.SubElement(suite, "properties")
+    said = {"plugin": f"{outcome.distribution} {outcome.version}", "where": _where(outcome)}
+    for key, value in {**said, "date": outcome.date, **outcome.versions}.items():
+        Tree.SubElement(properties, "property", name=key, value=_printable(value))
+    return suite
+
+
+def _count(element: Tree.Element, results: Sequence[Result], errors: int) -> None:
+    element.set("tests", str(len(results) + errors))
+    element.set("failures", str(sum(r.status in BAD for r in results)))
+    element.set("skipped", str(sum(r.status in ("skipped", "expected") for r in results)))
+    element.set("errors", str(errors))
+    element.set("time", f"{sum(r.seconds for r in results):.3f}")
 
 
 def _case(suite: Tree.Element, plugin: str, result: Result) -> None:
