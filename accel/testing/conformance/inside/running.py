@@ -22,6 +22,7 @@ SIZE = 8 * MIB
 def check(device: str, group: str) -> Iterator[dict[str, Any]]:
     """Every check of a group: first `begin`, then what became of it."""
     warnings.simplefilter("ignore")
+    _choose(device)
     for name, function in GROUPS[group].items():
         yield {"begin": name}
         module = Calls(device)
@@ -36,6 +37,15 @@ def check(device: str, group: str) -> Iterator[dict[str, Any]]:
             said = str(error) if isinstance(error, Wrong) else describe(error)
             answer = {"status": "failed", "detail": said}
         yield {"case": name, **answer}
+
+
+def _choose(device: str) -> None:
+    """Make it the current device, which calls without a device mean."""
+    import torch
+
+    index = torch.device(device).index
+    if index:
+        Calls(device).set_device(index)
 
 
 def _calls(module: Any, *names: str) -> list[Any]:
@@ -105,13 +115,7 @@ def _autocast(device: str, module: Any) -> str:
     import torch
 
     kind = torch.device(device).type
-    wanted = torch.get_autocast_dtype(kind)
-    supported = getattr(module, "get_amp_supported_dtype", lambda: [wanted])()
-    if wanted not in supported:  # the default is torch's, the list is the device's own
-        halves = [dtype for dtype in supported if dtype in (torch.bfloat16, torch.float16)]
-        if not halves:
-            raise Absent(f"autocast has no dtype on {kind}")
-        wanted = halves[0]
+    wanted = _autocast_dtype(kind, module)
     a = torch.randn(32, 32, device=device, requires_grad=True)
     with torch.autocast(kind, dtype=wanted):
         product = a @ a
@@ -121,6 +125,42 @@ def _autocast(device: str, module: Any) -> str:
     _expect(a.grad is not None and a.grad.dtype is torch.float32, "the gradient is not float32")
     _expect((a.detach() @ a.detach()).dtype is torch.float32, "autocast goes on after its end")
     return f"products in {str(wanted).removeprefix('torch.')}, gradients in float32"
+
+
+def _autocast_dtype(kind: str, module: Any) -> Any:
+    """torch's default for the device type, or the first that the device's own list has."""
+    import torch
+
+    wanted = torch.get_autocast_dtype(kind)
+    supported = getattr(module, "get_amp_supported_dtype", lambda: [wanted])()
+    if wanted in supported:
+        return wanted
+    halves = [dtype for dtype in supported if dtype in (torch.bfloat16, torch.float16)]
+    if not halves:
+        raise Absent(f"autocast has no dtype on {kind}")
+    return halves[0]
+
+
+def _autocast_layers(device: str, module: Any) -> str:
+    """What every model has: a layer with a bias, batched products, a norm and a loss."""
+    import torch
+    from torch.nn import functional
+
+    kind = torch.device(device).type
+    wanted = _autocast_dtype(kind, module)
+    layer = torch.nn.Linear(32, 32).to(device)
+    x = torch.randn(4, 8, 32, device=device)
+    with torch.autocast(kind, dtype=wanted):
+        hidden = layer(x)
+        scores = functional.layer_norm(hidden @ hidden.transpose(1, 2), (8,))
+        loss = functional.cross_entropy(scores.flatten(0, 1), torch.arange(32, device=device) % 8)
+    _expect(hidden.dtype is wanted, f"a linear layer gives {hidden.dtype}, not {wanted}")
+    _expect(bool(loss.isfinite().item()), "the loss is not finite")
+    loss.backward()
+    for name, weight in layer.named_parameters():
+        grad = weight.grad
+        _expect(grad is not None and grad.dtype is torch.float32, f"no float32 gradient of {name}")
+    return f"linear, matmul, layer_norm, cross_entropy in {str(wanted).removeprefix('torch.')}"
 
 
 def _saved(device: str, module: Any) -> str:
@@ -335,6 +375,7 @@ GROUPS: dict[str, dict[str, Check]] = {
         "copies": _round_trip,
         "synchronize": _synchronize,
         "autocast": _autocast,
+        "autocast layers": _autocast_layers,
         "saved": _saved,
     },
     "memory": {
