@@ -25,7 +25,7 @@ class Absent(Exception):
 
 
 class Calls:
-    """The calls of a device by the names that they have in `torch.cuda`.
+    """The calls of a device by the names that all torch modules of devices use.
 
     `general` are those that came from torch.accelerator. AttributeError where nobody has one.
     """
