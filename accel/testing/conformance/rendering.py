@@ -102,8 +102,8 @@ def _cases(console: Any, results: Sequence[Result]) -> None:
             return
         first = group[0]
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        reason = f" (expected: {first.reason})" if first.status == "expected" else ""
-        text = f"{first.status:<10} {first.name}{more}: {first.detail}{reason}"
+        said = (first.status == "expected" and first.reason) or first.detail
+        text = f"{first.status:<10} {first.name}{more}: {said}"
         console.print(f"[{_STYLES[first.status]}]{escape(text)}[/]", soft_wrap=True)
 
 
