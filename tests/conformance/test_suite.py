@@ -126,9 +126,10 @@ def test_what_fails_in_every_dtype_or_for_one_reason_is_one_entry() -> None:
         ("float32/conv[2]*", "passed", "fine"),
     ]
     results = [result(status, "dtype.computes", case, said) for case, status, said in rows]
-    drafted = draft(results)
+    drafted = draft(results, {"dtype.computes": "hardware"})
     assert 'reason = ""  # only float32' in drafted
     entries = parse(drafted.replace('""', '"why"'), "new.toml", IDS)
+    assert {entry.where for entry in entries} == {"hardware"}
     assert [entry.cases for entry in entries] == [
         ("*/mm",),
         ("float16/abs", "float16/conv[[]2][*]"),

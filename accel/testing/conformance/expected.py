@@ -22,7 +22,7 @@ import fnmatch
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,13 @@ def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
     return dataclasses.replace(result, status="expected", reason=entry.reason, link=entry.link)
 
 
-def draft(results: Sequence[Result]) -> str:
+def draft(results: Sequence[Result], where: Mapping[str, str] | None = None) -> str:
     """A `conformance.toml` with entries for all that failed, each reason left to be written.
 
-    Until it is, `parse` refuses the file. What failed with the same words is one entry.
+    Until it is, `parse` refuses the file. What failed with the same words is one entry. `where` is
+    for the rules that an entry is to have one for: what fails on the device may pass elsewhere.
     """
+    where = where or {}
     failed = {(r.rule, r.case): r.detail for r in results if r.status == "failed"}
     entries: dict[tuple[str, str], list[str]] = {}
     for (rule, case), detail in failed.items():
@@ -169,6 +171,7 @@ def draft(results: Sequence[Result]) -> str:
             "\n[[expected]]",
             f"rule = {_quoted(rule)}",
             f"case = {quoted[0] if len(quoted) == 1 else several}",
+            *([f"where = {_quoted(where[rule])}"] if rule in where else []),
             f'reason = ""  # {detail}',
         ]
     return "\n".join(lines) + "\n"
