@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FIELDS = frozenset(field_names(Impl)) - {"feature", "name", "owner"}
+_FEATURES = {feature.value: feature for feature in Feature}
 
 
 class ArchFacts(Value, kw_only=False):
@@ -134,6 +135,9 @@ def _facts(text: str, origin: str) -> Facts:
     sources = document.get("sources", {})
     common = document.get("implementations", {})
     raw = document.get("arch", {})
+    for key in common:
+        if key not in _FEATURES:
+            raise _no_feature(f"{origin}: implementations.{key}", key)
     archs = _Archs(raw, lambda name: _arch(name, raw, common, sources, origin))
     known = {"schema", "sources", "implementations", "arch"}
     extra = {key: value for key, value in document.items() if key not in known}
@@ -168,18 +172,30 @@ def _arch(
     origin: str,
 ) -> ArchFacts:
     table = _inherited(name, raw, origin)
-    features = {feature.value: feature for feature in Feature}
     impls = [
         _impl(
-            features[key], entry, {**common.get(key, {}).get(entry, {}), **fields}, sources, where
+            _FEATURES[key], entry, {**common.get(key, {}).get(entry, {}), **fields}, sources, where
         )
         for key, value in table.items()
-        if key in features
+        if key in _FEATURES
         for entry, fields in value.items()
         for where in (f"{origin}: arch.{name}.{key}.{entry}",)
     ]
-    extra = {key: value for key, value in table.items() if key not in features and key != "family"}
+    extra = {key: value for key, value in table.items() if key not in _FEATURES and key != "family"}
+    entries = {entry for implementations in common.values() for entry in implementations}
+    for key, value in extra.items():
+        # the plugin's own, unless it can only be meant for a feature
+        if isinstance(value, dict) and not entries.isdisjoint(value):
+            raise _no_feature(f"{origin}: arch.{name}.{key}", key)
     return ArchFacts(name, str(table.get("family", "")), tuple(impls), MappingProxyType(extra))
+
+
+def _no_feature(where: str, name: str) -> PluginContractError:
+    return PluginContractError(
+        f"{where} lists implementations of a feature that there is not",
+        found=name,
+        remedy=f"one of: {', '.join(_FEATURES)}",
+    )
 
 
 def _impl(

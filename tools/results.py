@@ -11,6 +11,7 @@ devices. A result is written when its run is done, so it can be stopped and call
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,12 +56,17 @@ def main(wanted: Sequence[str]) -> int:
 
 
 def run(command: Sequence[str], save: Path | None) -> int:
-    """One accel command; its exit code."""
+    """One accel command; its exit code. What was kept stays until its successor is complete."""
     print(f"== accel {' '.join(command)}", flush=True)
     accel = str(Path(sys.executable).with_name("accel"))
     words = [accel if word == "accel" else word for word in command]
-    extra = [] if save is None else ["--save", str(save)]
-    return subprocess.run([accel, *words, *extra], cwd=ROOT, check=False).returncode
+    if save is None:
+        return subprocess.run([accel, *words], cwd=ROOT, check=False).returncode
+    draft = save.with_suffix(".part")
+    code = subprocess.run([accel, *words, "--save", str(draft)], cwd=ROOT, check=False).returncode
+    if draft.exists() and json.loads(draft.read_text(encoding="utf-8"))["complete"]:
+        draft.replace(save)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accel.cli import options
+from accel.cli import INTERRUPTED, options
 from accel.cli.output import colored, print_json, quiet_log, write_whole
 
 if TYPE_CHECKING:
-    from accel.testing.conformance import Result, Rule
+    from accel.testing.conformance import Conformance, Result, Rule
 
 BEAT = 2.0
 """Seconds between two lines on what is being done, within a rule."""
+SHARE = 0.05
+"""Of the time, at most, goes into writing results while others are still to come."""
+TERMINATED = 128 + int(signal.SIGTERM)
 
 
 def conformance(
@@ -35,25 +40,96 @@ def conformance(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Write the JSON to a file too.")
     ] = None,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            "--draft",
+            metavar="FILE",
+            help="Write what failed as entries for conformance.toml, their reasons left open.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> int:
     """Test an installed plugin: every rule that can be tested here, and what it found.
 
-    Ends with 0 only where all passed, or failed as the plugin's conformance.toml foretells.
+    Ends with 0 only where all passed, or failed as the plugin's conformance.toml foretells. Files
+    are written as results come, and marked incomplete until the end.
     """
-    from accel.testing.conformance import rendering, run
+    from accel.testing.conformance import expected, rendering
+    from accel.testing.conformance.suite import Course, Suite, chosen
 
-    with _progress() as (tell, done), quiet_log():
-        outcome = run(plugin, only=only or (), device=device, tell=tell, done=done)
-    if junit is not None:
-        write_whole(junit, rendering.junit(outcome))
-    if save is not None:
-        write_whole(save, outcome.text())
-    if as_json:
-        print_json(outcome.to_json())
-    else:
-        print(rendering.table(outcome, color=colored(sys.stdout)))
-    return 0 if outcome.ok else 1
+    rules, kept, stopped = chosen(only or ()), _Kept(junit, save), 0
+    with quiet_log(), _progress() as (tell, done), _termination_interrupts():
+        course = Course(Suite(plugin, device=device, tell=tell), rules, tell=tell)
+
+        def through(rule: Rule, results: Sequence[Result]) -> None:
+            done(rule, results)
+            kept.write(course.outcome)
+
+        try:
+            kept.write(course.outcome)  # before minutes of work: a path that cannot be written
+            for _ in course.results(through):
+                kept.write_soon(course)
+        except KeyboardInterrupt as interrupt:
+            stopped = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
+    outcome = course.outcome
+    try:
+        kept.write(outcome)
+        if draft is not None:
+            where = {rule.id: outcome.how for rule in rules if rule.needs == "device"}
+            write_whole(draft, expected.draft(outcome.results, where), option="--draft")
+    finally:
+        if as_json:
+            print_json(outcome.to_json())
+        else:
+            print(rendering.table(outcome, color=colored(sys.stdout)))
+    return stopped or (0 if outcome.ok else 1)
+
+
+class _Kept:
+    """The files that results are kept in, each of them whole whenever it is read."""
+
+    def __init__(self, junit: Path | None, save: Path | None) -> None:
+        self._junit = junit
+        self._save = save
+        self._rest_until = 0.0
+
+    def write(self, outcome: Conformance) -> None:
+        from accel.testing.conformance import rendering
+
+        begin = time.monotonic()
+        if self._junit is not None:
+            write_whole(self._junit, rendering.junit(outcome), option="--junit")
+        if self._save is not None:
+            write_whole(self._save, outcome.text(), option="--save")
+        now = time.monotonic()
+        self._rest_until = now + (now - begin) / SHARE
+
+    def write_soon(self, course: Any) -> None:
+        """Unless it was done a moment ago."""
+        if time.monotonic() >= self._rest_until:
+            self.write(course.outcome)
+
+
+class _Terminated(KeyboardInterrupt):
+    """Asked to end by a signal, as `timeout` and batch systems do."""
+
+
+@contextlib.contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Within it, SIGTERM interrupts as Ctrl-C does, so that what was found is not lost."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def matrix(

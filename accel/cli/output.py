@@ -99,9 +99,11 @@ def write_whole(path: Path, text: str, *, option: str = "--output") -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
-    except (OSError, ValueError) as error:
+    except BaseException as error:
         with contextlib.suppress(OSError, ValueError):
             draft.unlink()
+        if not isinstance(error, (OSError, ValueError)):
+            raise  # Ctrl-C in the middle of it
         raise InputError(
             f"{path} cannot be written",
             found=getattr(error, "strerror", None) or str(error),

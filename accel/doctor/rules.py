@@ -150,7 +150,8 @@ def companions(patient: Patient) -> Iterable[Finding]:
     for name, module in _companions().items():
         if name in passed_over:
             continue
-        child = patient.run(f"import {module}", {})
+        # a bridge may only be imported by torch, in the middle of whose import it would find itself
+        child = patient.run(f"import torch, {module}", {})
         if not child.ok:
             yield trouble("companion-broken").found(
                 f"import {module}",

@@ -1,4 +1,4 @@
-"""accelerate: the kind of distributed training, and the processors that are near a card."""
+"""accelerate: a device type it has no word for, the ranks, and the processors near a card."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from accel import hookimpl
+from accel.errors import AccelError
 from accel.machine import Machine
 from accel.resolving import Capabilities
 from accel.values import Device, Feature, Patch
 
 TYPES = {"cuda": "GPU"}
 """accelerate's word for a device type in its DistributedType, where it is not torch's."""
+KNOWN = frozenset(
+    ("cpu", "cuda", "hpu", "mlu", "mps", "musa", "neuron", "npu", "sdaa", "xla", "xpu")
+)
+"""The device types that accelerate 1.15 has a word for."""
+DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 @hookimpl
@@ -24,7 +30,74 @@ def accel_patches(device: Device, capabilities: Capabilities, machine: Machine) 
         patches.append(_distributed(device, capabilities))
     if device.kind != "cpu":
         patches.append(_near(device, machine))
+    if device.kind not in KNOWN:
+        patches += _unknown(device)
     return patches
+
+
+def _unknown(device: Device) -> Iterable[Patch]:
+    """For a torch device type that the installed accelerate has no word for."""
+    about: dict[str, Any] = {
+        "distribution": "accelerate",
+        "versions": ">=1.0",
+        "upstream": "https://github.com/huggingface/accelerate/blob/v1.15.0/src/accelerate/state.py"
+        "#L718",
+        "until": "accelerate asks torch.accelerator for the device",
+    }
+    yield Patch(
+        target="accelerate.state",
+        reason="a device type that accelerate has no word for is passed over in silence: Trainer "
+        "and Accelerator train on the CPU",
+        seam=lambda module: _named(module, device),
+        symptom="Trainer trains on the CPU, though torch.accelerator is there",
+        **about,
+    )
+    yield Patch(
+        target="accelerate.state:PartialState._prepare_backend",
+        reason="ranks on a device type that accelerate has no word for are no ranks: each trains "
+        "alone, on everything, or (accelerate 1.11) they train on the CPU",
+        replace=lambda original: _refusing_ranks(original, device),
+        parameters=("cpu", "backend"),
+        symptom="torchrun's ranks have num_processes 1 and the same losses as one process",
+        **about,
+    )
+
+
+def _kind(device: Device) -> str:
+    return f"MULTI_{TYPES.get(device.kind, device.kind.upper())}"
+
+
+def _named(module: Any, device: Device) -> Callable[[], None]:
+    """Name the device by the variable that accelerate and transformers read. Returns the undo."""
+    if hasattr(module.DistributedType, _kind(device)) or DEVICE in os.environ:
+        return lambda: None
+    os.environ[DEVICE] = device.torch_name
+
+    def undo() -> None:
+        os.environ.pop(DEVICE, None)
+
+    return undo
+
+
+def _refusing_ranks(original: Callable[..., Any], device: Device) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def prepare(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
+        backend, kind = original(self, cpu, *args, **kwargs)
+        if hasattr(type(kind), _kind(device)):  # a later accelerate knows it
+            return backend, kind
+        if cpu:
+            self.device = None  # the variable names the device even where the CPU was asked for
+        elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise AccelError(
+                f"accelerate starts no ranks on {device.kind}: each would train alone, or on the "
+                "CPU",
+                found=f"{os.environ['WORLD_SIZE']} ranks on {device.name}; accelerate's kinds of "
+                f"distributed training have no {_kind(device)}",
+                remedy="start one process, or train on the CPU: TrainingArguments(use_cpu=True)",
+            )
+        return backend, kind
+
+    return prepare
 
 
 def _distributed(device: Device, capabilities: Capabilities) -> Patch:
@@ -48,8 +121,7 @@ def _prepared(
     @functools.wraps(original)
     def prepare(self: Any, cpu: bool = False, *args: Any, **kwargs: Any) -> Any:
         backend, kind = original(self, cpu, *args, **kwargs)
-        name = f"MULTI_{TYPES.get(device.kind, device.kind.upper())}"
-        own = getattr(type(kind), name, None)
+        own = getattr(type(kind), _kind(device), None)
         alone = int(os.environ.get("LOCAL_RANK", -1)) == -1
         if cpu or alone or own is None or kind is own or not str(kind.value).startswith("MULTI_"):
             return backend, kind

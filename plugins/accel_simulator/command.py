@@ -57,7 +57,9 @@ def simulate(
     if not command:
         return _show(chosen.spec, as_json)
     command = _found(command)
-    environment = _environment(chosen.spec, wrong.text, _prepared(chosen))
+    kinds = _prepared(chosen)
+    environment = _environment(chosen.spec, wrong.text, kinds)
+    _beside_others(chosen.spec, environment, kinds)
     return _run(command, environment)
 
 
@@ -154,6 +156,37 @@ def _environment(spec: str, fault: str, kinds: list[str]) -> dict[str, str]:
     changed = {SIMULATE: spec, faults.VARIABLE: fault or None, "PYTHONPATH": path}
     kept = {name: value for name, value in os.environ.items() if name not in changed}
     return {**kept, **{name: value for name, value in changed.items() if value is not None}}
+
+
+def _beside_others(spec: str, environment: dict[str, str], kinds: list[str]) -> None:
+    """Raise InputError where another installed backend has the one place that torch has for both.
+
+    Found out in a child that imports torch, where there is another backend at all. Without this the
+    command would run on that backend's device, or on none.
+    """
+    from importlib.metadata import entry_points
+
+    from accel_simulator.autoload import QUIET
+
+    points = entry_points(group="torch.backends")
+    others = {point.dist.name for point in points if point.dist and point.module[:5] != "accel"}
+    if not others or {"cuda", "xpu"}.issuperset(kinds):
+        return
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch"],
+        env={**environment, QUIET: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    said = [text for line in lines if (text := line.partition("is NOT simulated: ")[2])]
+    if said or done.returncode:
+        raise InputError(
+            f"{spec} cannot be simulated beside {', '.join(sorted(others))}",
+            found=(said or lines)[-1],
+            remedy=f"pip uninstall {min(others)}, or an environment without it",
+        )
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

@@ -26,6 +26,9 @@ class Broken:
         return f"{self.rule}: {self.about}"
 
 
+EARLY = '    return\n    yield Impl(feature=Feature.DTYPE, name="float32"'
+
+
 def sound(*changes: tuple[str, str]) -> str:
     return _changed(SOUND, *changes)
 
@@ -213,6 +216,18 @@ PLUGINS = (
         "declares without a probe",
         "is declared and has no probe",
         {"source": sound((", probe=PROBE", ""))},
+    ),
+    Broken(
+        "probe.declared",
+        "finds a device that it says nothing of",
+        "declares nothing of Ace One, whose arch is 'ace1'",
+        {"source": sound(('    yield Impl(feature=Feature.DTYPE, name="float32"', EARLY))},
+    ),
+    Broken(
+        "probe.fails",
+        "names a probe that there is not",
+        "there is no probe accel.probes:matmull: AttributeError",
+        {"source": sound(("accel.probes:matmul", "accel.probes:matmull"))},
     ),
     Broken(
         "probe.fails",

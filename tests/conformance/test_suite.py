@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from accel.errors import InputError
 from accel.testing.conformance import RULES, Conformance, Finding, Result
 from accel.testing.conformance.computing import names, operators
-from accel.testing.conformance.expected import Expected, judged, parse
+from accel.testing.conformance.expected import Expected, draft, judged, parse
 from accel.testing.conformance.rendering import junit, table, verdict
 from world import SOUND, accel, conformance, environment, failures, install
 
@@ -75,6 +75,8 @@ def test_an_unexpected_pass_is_a_failure(tmp_path: Path) -> None:
         ("schema = 1\n[[expected]]\nrule = 'load.hook'\nreason = 'x'", "rule that there is not"),
         ("schema = 1\n[[expected]]\nrule = 'load.hooks'\nreason = 'x'\nway = 1", "has way"),
         ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\nwhere='there'", "where ="),
+        ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\ncase=[]", "case = "),
+        ("schema = 1\n[[expected]]\nrule='load.hooks'\nreason='x'\ncase=[3]", "case = "),
         ("schema =", "not valid TOML"),
     ],
 )
@@ -91,13 +93,69 @@ def test_a_malformed_file_is_named_by_its_place(text: str, says: str) -> None:
     pattern=st.sampled_from(["*", "a*", "b"]),
 )
 def test_only_what_ran_and_failed_can_be_expected(status: str, case: str, pattern: str) -> None:
-    entry = Expected(rule="load.hooks", reason="a reason", case=pattern)
+    entry = Expected(rule="load.hooks", reason="a reason", cases=("x", pattern))
     finding = Finding(case=case, status=status)  # type: ignore[arg-type]
     became = judged("load.hooks", finding, [entry]).status
     if not entry.matches("load.hooks", case) or status == "skipped":
         assert became == status
     else:
         assert became == {"passed": "unexpected", "failed": "expected"}[status]
+
+
+def test_a_draft_has_what_failed_and_wants_reasons(tmp_path: Path) -> None:
+    folder = install(tmp_path, NO_PROBE)
+    done = accel(folder, "conformance", "ace", "--only", "probe.declared", "--draft", "new.toml")
+    assert done.returncode == 1
+    drafted = (tmp_path / "new.toml").read_text()
+    with pytest.raises(InputError, match="entry 1 gives no reason"):
+        parse(drafted, "new.toml", IDS)
+    (tmp_path / "accel_ace" / "conformance.toml").write_text(
+        drafted.replace('reason = ""', 'reason = "its probe is not written yet"')
+    )
+    code, document = conformance(folder, "--only", "probe.declared", "--only", "load.hooks")
+    assert (code, failures(document)) == (0, {})
+
+
+def test_what_fails_in_every_dtype_or_for_one_reason_is_one_entry() -> None:
+    rows = [
+        ("float32/mm", "failed", "none"),
+        ("float16/mm", "failed", "none"),
+        ("float32/abs", "passed", "fine"),
+        ("float16/abs", "failed", "only\nfloat32"),
+        ("float16/conv[2]*", "failed", "only\nfloat32"),
+        ("float32/conv[2]*", "passed", "fine"),
+    ]
+    results = [result(status, "dtype.computes", case, said) for case, status, said in rows]
+    drafted = draft(results, {"dtype.computes": "hardware"})
+    assert 'reason = ""  # only float32' in drafted
+    entries = parse(drafted.replace('""', '"why"'), "new.toml", IDS)
+    assert {entry.where for entry in entries} == {"hardware"}
+    assert [entry.cases for entry in entries] == [
+        ("*/mm",),
+        ("float16/abs", "float16/conv[[]2][*]"),
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["dtype.computes", "probe.passes"]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+            st.sampled_from(["passed", "failed", "skipped"]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+        ),
+        unique_by=lambda row: row[:2],
+    )
+)
+def test_a_draft_foretells_all_that_failed_and_nothing_that_passed(
+    rows: list[tuple[str, str, str, str]],
+) -> None:
+    results = [result(status, rule, case, detail) for rule, case, status, detail in rows]
+    entries = parse(draft(results).replace('reason = ""', 'reason = "why"'), "new.toml", IDS)
+    for one in results:
+        foretold = any(entry.matches(one.rule, one.case) for entry in entries)
+        if one.status != "skipped":
+            assert foretold is (one.status == "failed"), (one, entries)
 
 
 def test_nothing_that_did_not_run_has_passed() -> None:
@@ -135,8 +193,29 @@ def test_the_table_and_junit_have_every_status() -> None:
     assert text.splitlines()[-1].startswith("ace: 1 passed, 1 failed as expected, 1 skipped")
     root = Tree.fromstring(junit(kept))
     assert len(root.findall(".//testcase")) == 5
+    counts = {"tests": "5", "failures": "2", "skipped": "2", "errors": "0", "time": "2.500"}
+    assert {key: root.get(key) for key in counts} == counts
+    told = {p.get("name"): p.get("value") for p in root.findall("testsuite[1]/properties/property")}
+    assert told["plugin"] == "accel-ace 1.0"
+    assert told["where"] == "recorded machines only: no such device here"
+    assert told["accel"] == "0.1.0"
     assert [f.get("type") for f in root.findall(".//failure")] == ["failed", "unexpected"]
     assert [s.get("type") for s in root.findall(".//skipped")] == ["xfail", "skip"]
+
+
+def test_what_many_cases_say_is_one_line() -> None:
+    said = [result("failed", "dtype.computes", f"float16/{n}", "no float16") for n in range(20)]
+    rows = [*said, result("failed", "dtype.computes", "float32/mm", "wrong")]
+    rows += [
+        result("skipped", rule, "", "no such device here")
+        for rule in ("runtime.event", "runtime.random")
+    ]
+    lines = table(outcome(*rows), color=False).splitlines()
+    assert "failed     dtype.computes[float16/0] and 19 more: no float16" in lines
+    assert "failed     dtype.computes[float32/mm]: wrong" in lines
+    assert "skipped    runtime.event, runtime.random: no such device here" in lines
+    rows = [result("failed", "dtype.computes", str(n), f"wrong by {n}") for n in range(20)]
+    assert "  and 8 more of dtype.computes" in table(outcome(*rows), color=False).splitlines()
 
 
 def test_the_files_and_the_exit_code_of_the_command(tmp_path: Path) -> None:

@@ -124,15 +124,27 @@ def test_no_device_at_all() -> None:
 def test_a_companion_built_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"torchaudio": "torchaudio", "torchvision": "torchvision"}
     monkeypatch.setattr(doctor, "_companions", lambda: both)
-    runs = Runs({"import torchvision": Child(False, "RuntimeError: operator is missing")})
+    runs = Runs({"import torch, torchvision": Child(False, "RuntimeError: operator is missing")})
     (finding,) = found(doctor.companions, patient(runs=runs))
     assert [source for source, _ in runs.asked] == [
-        *("import torch", "import torchaudio", "import torchvision")
+        *("import torch", "import torch, torchaudio", "import torch, torchvision")
     ]
     assert finding.subject == "import torchvision"
     assert "RuntimeError: operator is missing" in finding.evidence
     assert finding.command == "pip uninstall -y torchvision"
     assert finding.severity == "warning"
+
+
+def test_a_bridge_that_only_torch_may_import_is_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyTorch's own OpenReg: imported first, it is found half-made by torch's import in it."""
+    (tmp_path / "torch_halfway.py").write_text("import torch\n\ndef load():\n    pass\n")
+    distribution(tmp_path, "torch-halfway", "[torch.backends]\nhalfway = torch_halfway:load\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_companions", lambda: {"torch-halfway": "torch_halfway"})
+    assert not run_python("import torch_halfway", {}).ok
+    assert found(doctor.companions, patient(runs=run_python)) == []  # type: ignore[arg-type]
 
 
 def test_what_a_plugin_explains_or_nobody_imports_is_not_said_twice(
@@ -141,7 +153,7 @@ def test_what_a_plugin_explains_or_nobody_imports_is_not_said_twice(
     both = {"torch-acme": "torch_acme", "torchvision": "torchvision"}
     monkeypatch.setattr(doctor, "_companions", lambda: both)
     monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
-    runs = Runs({f"import {module}": Child(False, "x") for module in both.values()})
+    runs = Runs({f"import torch, {module}": Child(False, "x") for module in both.values()})
     known = Finding(id="k", severity="error", subject="torchvision 0.28", evidence="e", command="c")
     off = parse({"schema": SCHEMA, "distributions": {"torch": "2"}, "env": {AUTOLOAD: "0"}}, "box")
     for machine, explained, left in (
@@ -171,7 +183,9 @@ def test_a_backend_that_its_plugin_explains_is_mended_as_the_plugin_says(
 
 def test_companions_are_not_blamed_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_companions", lambda: {"torchvision": "torchvision"})
-    runs = Runs({"import torch": Child(False, "x"), "import torchvision": Child(False, "x")})
+    runs = Runs(
+        {source: Child(False, "x") for source in ("import torch", "import torch, torchvision")}
+    )
     assert found(doctor.companions, patient(runs=runs)) == []
 
 

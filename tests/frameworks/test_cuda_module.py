@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import types
 
 import pytest
 import torch
@@ -63,6 +64,27 @@ def test_a_capability_says_which_dtypes_there_are(dtypes, capability):
     backing = Backing(Target("cpu", "x"), cuda_names.capabilities(*dtypes))
     assert backing.get_device_capability() == capability
     assert backing.is_bf16_supported() is ("bfloat16" in dtypes)
+
+
+def test_what_a_devices_module_lacks_is_answered_from_what_is_known():
+    from accel_frameworks.torch.backing import Backing, Properties
+    from accel_frameworks.torch.target import Target
+
+    backing = Backing(Target("meta", "Test Card"), cuda_names.capabilities(kind="meta"))
+    seeds = []
+    backing.module = types.SimpleNamespace(manual_seed=seeds.append, manual_seed_all=seeds.append)
+    assert backing.function("get_device_name")(0) == "Test Card"
+    properties = Properties(backing.function("get_device_properties")(0), backing)
+    assert (properties.name, properties.total_memory) == ("Test Card", 2**30)
+    side = object()
+    assert backing.function("stream")(side) is side  # a torch.Stream can be entered
+    with backing.function("stream")(None):
+        pass
+    backing.function("seed")()
+    backing.function("seed_all")()
+    assert len(set(seeds)) == 2
+    with pytest.raises(AccelError, match="default_stream"):
+        backing.function("default_stream")()
 
 
 def test_streams_and_events():

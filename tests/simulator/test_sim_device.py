@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim_support import HERE, needs_compiler, outcomes
+from accel.errors import InputError
+from accel_simulator import command
+from sim_support import HERE, environment, needs_compiler, outcomes
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
@@ -76,3 +78,21 @@ except torch.OutOfMemoryError as error:
         "Tried to allocate 1024.00 MiB. GPU 0 has a total capacity of 7.50 GiB of which 512.00 MiB"
     )
     assert said in ended.stdout
+
+
+def test_another_backend_that_has_torchs_one_place_is_named(tmp_path, monkeypatch):
+    """As PyTorch's OpenReg has it, where it is installed: the command would run on that device."""
+    info = tmp_path / "torch_other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[torch.backends]\nother = torch_other:load\n")
+    (tmp_path / "torch_other.py").write_text(
+        "def load():\n    import torch\n    torch.utils.rename_privateuse1_backend('other')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = environment(ACCEL_SIMULATE="mlu590", PYTHONPATH=str(tmp_path))
+    with pytest.raises(InputError, match="mlu590 cannot be simulated beside torch-other") as caught:
+        command._beside_others("mlu590", given, ["mlu"])
+    assert "privateuse1" in str(caught.value.found).lower()
+    assert "pip uninstall torch-other" in str(caught.value.remedy)
+    command._beside_others("tesla-p4", given, ["cuda"])

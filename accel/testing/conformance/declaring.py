@@ -12,8 +12,20 @@ FEWEST_WORDS = 2
 
 
 def probes(context: Context) -> Iterator[Finding]:
-    """Whatever is not declared as unavailable names the probe that proves it."""
+    """Whatever is not declared as unavailable names the probe that proves it.
+
+    Of a device that it finds, a plugin has something to say, if only what that lacks.
+    """
     count = missing = 0
+    for place in context.places if context.subject.detects else ():
+        if not context.subject.impls(place.device, place.machine):
+            missing += 1
+            yield Finding(
+                case=place.label,
+                status="failed",
+                detail=f"declares nothing of {place.device.name}, whose arch is "
+                f"{place.device.arch!r}: neither what it can nor what it lacks",
+            )
     for place, decision in context.decisions():
         impl = decision.impl
         if impl.unavailable is None:

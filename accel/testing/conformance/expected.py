@@ -4,7 +4,8 @@
 
     [[expected]]
     rule = "dtype.computes"          # a rule's id
-    case = "float16/conv3d"          # as in the results; * and ? as in file names; default all
+    case = "float16/conv3d"          # as in the results; * and ? as in file names; a list for
+                                     # several; default all
     where = "hardware"               # or simulator; default both. Rules without a device: either
     arch = "x1*"                     # of the device it ran on; default any
     plugins = ["x"]                  # where several entry points share the file; default all
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +45,14 @@ class Expected:
 
     rule: str
     reason: str
-    case: str = "*"
+    cases: tuple[str, ...] = ("*",)
     where: str = ""
     arch: str = ""
     plugins: tuple[str, ...] = ()
     link: str = ""
 
     def matches(self, rule: str, case: str) -> bool:
-        return rule == self.rule and fnmatch.fnmatchcase(case, self.case)
+        return rule == self.rule and any(fnmatch.fnmatchcase(case, one) for one in self.cases)
 
 
 def expected_for(
@@ -94,8 +97,8 @@ def parse(text: str, origin: str, rules: Sequence[str]) -> list[Expected]:
 
 
 def _entry(fields: Any, place: str, rules: Sequence[str]) -> Expected:
-    known = {field.name for field in dataclasses.fields(Expected)}
-    wrong = sorted(set(fields) - known)
+    known = ("rule", "case", "where", "arch", "plugins", "reason", "link")
+    wrong = sorted(set(fields) - set(known))
     if wrong:
         raise InputError(f"{place} has {', '.join(wrong)}", remedy=f"one of: {', '.join(known)}")
     if not str(fields.get("reason", "")).strip():
@@ -110,7 +113,14 @@ def _entry(fields: Any, place: str, rules: Sequence[str]) -> Expected:
         raise InputError(
             f"{place}: where = {fields['where']!r}", remedy=f"one of: {', '.join(_WHERE)}"
         )
-    return Expected(**{**fields, "plugins": tuple(fields.get("plugins", ()))})
+    cases = fields.get("case", "*")
+    cases = [cases] if isinstance(cases, str) else cases
+    if not cases or not isinstance(cases, list) or not all(isinstance(one, str) for one in cases):
+        raise InputError(
+            f"{place}: case = {fields['case']!r}", remedy='case = "a pattern", or a list of them'
+        )
+    rest = {key: value for key, value in fields.items() if key not in ("case", "plugins")}
+    return Expected(**rest, cases=tuple(cases), plugins=tuple(fields.get("plugins", ())))
 
 
 def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
@@ -134,3 +144,60 @@ def judged(rule: str, finding: Finding, entries: Iterable[Expected]) -> Result:
             link=entry.link,
         )
     return dataclasses.replace(result, status="expected", reason=entry.reason, link=entry.link)
+
+
+def draft(results: Sequence[Result], where: Mapping[str, str] | None = None) -> str:
+    """A `conformance.toml` with entries for all that failed, each reason left to be written.
+
+    Until it is, `parse` refuses the file. What failed with the same words is one entry. `where` is
+    for the rules that an entry is to have one for: what fails on the device may pass elsewhere.
+    """
+    where = where or {}
+    failed = {(r.rule, r.case): r.detail for r in results if r.status == "failed"}
+    entries: dict[tuple[str, str], list[str]] = {}
+    for (rule, case), detail in failed.items():
+        cases = entries.setdefault((rule, _one_line(detail)), [])
+        pattern = _pattern(rule, case, results, failed)
+        if pattern not in cases:
+            cases.append(pattern)
+    lines = [
+        "# Every result that an entry matches must fail. Write each reason, or mend the cause.",
+        "schema = 1",
+    ]
+    for (rule, detail), cases in entries.items():
+        quoted = [_quoted(case) for case in cases]
+        several = "[\n" + "".join(f"  {case},\n" for case in quoted) + "]"
+        lines += [
+            "\n[[expected]]",
+            f"rule = {_quoted(rule)}",
+            f"case = {quoted[0] if len(quoted) == 1 else several}",
+            *([f"where = {_quoted(where[rule])}"] if rule in where else []),
+            f'reason = ""  # {detail}',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _pattern(
+    rule: str, case: str, results: Sequence[Result], failed: Iterable[tuple[str, str]]
+) -> str:
+    """The case as a pattern for itself alone, or for all dtypes where it fails in all."""
+    before, slash, operator = case.partition("/")
+    same = {r.case for r in results if r.rule == rule and r.case.endswith(f"/{operator}")}
+    alike = {other for other in same if other.partition("/")[2] == operator}
+    if slash and len(alike) > 1 and all((rule, other) in failed for other in alike):
+        return f"*/{_escaped(operator)}"
+    return _escaped(before) + slash + _escaped(operator)
+
+
+def _escaped(text: str) -> str:
+    """fnmatch takes a character in brackets for itself."""
+    return re.sub(r"[*?\[]", lambda found: f"[{found.group()}]", text)
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: JSON's, but for the one control character that JSON lets through."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -5,7 +5,6 @@ A plugin, or the device behind it, may crash, hang, exit or print whatever it li
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import os
@@ -56,6 +55,7 @@ def inside(
         try:
             request = {
                 "path": sys.path,
+                "parent": os.getpid(),
                 "function": function,
                 "arguments": arguments,
                 "results": writer,
@@ -115,6 +115,8 @@ def _obituary(child: subprocess.Popen[bytes], said: Any) -> str:
         return "closed its pipe and stayed"
     said.seek(0)
     lines = [line.strip() for line in said.read().decode(errors="replace").splitlines()]
-    last = "; ".join(collections.deque(filter(None, lines), maxlen=2))[-300:]
+    words = [line for line in lines if line.strip("^~ ")]  # not what Python points with
+    own = [line for line in words[:-2] if line.startswith("accel: ")][-1:]
+    last = "; ".join([*own, *words[-2:]])[-400:]
     how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"{how}: {last}" if last else how

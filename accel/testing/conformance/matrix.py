@@ -78,7 +78,7 @@ class Matrix:
 
 
 def read(folder: Path) -> list[Conformance]:
-    """The results in a folder. Raises InputError where it has none, or one is damaged."""
+    """The results in a folder. InputError where it has none, or one is damaged or incomplete."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(
@@ -92,6 +92,12 @@ def read(folder: Path) -> list[Conformance]:
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read", found=str(error)) from None
         found.append(Conformance.from_json(document, str(file)))
+        if not found[-1].complete:
+            raise InputError(
+                f"{file} is of a run that was stopped, and counts for nothing",
+                found=f"not done: {', '.join(found[-1].unfinished)}",
+                remedy=f"accel conformance {found[-1].plugin} --save {file}",
+            )
     return found
 
 

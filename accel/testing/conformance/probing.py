@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from accel.machine import ThisMachine
 from accel.resolving import key_of, unmet
@@ -69,7 +70,7 @@ def _sabotage(context: Context, impls: list[Impl], device: str) -> Iterator[Find
         "probes": [{"function": p.function, "arguments": as_json(p.arguments)} for p in probes],
     }
     limit = 180 + sum(3 * probe.seconds for probe in probes)
-    said: dict[str, dict[str, str]] = {}
+    said: dict[str, dict[str, Any]] = {}
     begin = time.monotonic()
 
     def finding(death: str = "") -> Finding:
@@ -104,12 +105,16 @@ def _arguments(probe: Probe) -> str:
 
 
 def _judged(
-    probe: Probe, said: Mapping[str, Mapping[str, str]], device: str, death: str
+    probe: Probe, said: Mapping[str, Mapping[str, Any]], device: str, death: str
 ) -> Finding:
     """What the answers of one probe come to, step by step; `death` is how its interpreter ended."""
     if "plain" not in said:
         return Finding(status="skipped", detail=f"on {device} it {death}")
     plain = said["plain"]
+    if plain.get("absent"):
+        return Finding(
+            status="failed", detail=f"there is no probe {probe.function}: {plain['error']}"
+        )
     if "error" in plain:
         where = "here" if device != HOST else "without the device"
         return Finding(status="skipped", detail=f"does not run {where}: {plain['error']}")

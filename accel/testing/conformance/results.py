@@ -62,6 +62,8 @@ class Conformance:
 
     `device` describes the device that the rules ran on, and is None where there was none.
     `declared` is what the plugin says of each architecture, whether it ran there or not.
+    `unfinished` are the rules that were to be asked and are not done: the run goes on, or it was
+    stopped, and what it found until then counts for nothing.
     """
 
     plugin: str
@@ -73,6 +75,12 @@ class Conformance:
     date: str
     results: tuple[Result, ...]
     declared: Mapping[str, Any] = dataclasses.field(default_factory=lambda: EMPTY)
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rule that was to be asked is done."""
+        return not self.unfinished
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -80,9 +88,11 @@ class Conformance:
 
     @property
     def ok(self) -> bool:
-        """Whether something ran, and all of it passed or failed as was foretold."""
-        return self.counts.get("passed", 0) > 0 and not any(
-            result.status in BAD for result in self.results
+        """Whether all of it was done, something ran, and that passed or failed as was foretold."""
+        return (
+            self.complete
+            and self.counts.get("passed", 0) > 0
+            and not any(result.status in BAD for result in self.results)
         )
 
     def of(self, rule: str) -> tuple[Result, ...]:
@@ -96,7 +106,8 @@ class Conformance:
             for result in document.pop("results")
         ]
         head = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
-        return head[:-2] + ',\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+        body = ",".join(f"\n  {line}" for line in lines)
+        return f'{head[:-2]},\n "results": [{body}\n ]\n}}\n'
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`, results in the order in which they came."""
@@ -106,7 +117,13 @@ class Conformance:
             )
         )
         device = None if self.device is None else dict(self.device)
-        return {"schema": SCHEMA, **body, "device": device, "ok": self.ok}
+        return {
+            "schema": SCHEMA,
+            **body,
+            "device": device,
+            "complete": self.complete,
+            "ok": self.ok,
+        }
 
     @classmethod
     def from_json(cls, document: Any, origin: str = "this file") -> Conformance:
@@ -114,9 +131,11 @@ class Conformance:
         remedy = "accel conformance NAME --save FILE"
         if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
             raise InputError(f"{origin} holds no conformance results", remedy=remedy)
-        body = {key: value for key, value in document.items() if key not in ("schema", "ok")}
+        derived = ("schema", "complete", "ok")
+        body = {key: value for key, value in document.items() if key not in derived}
         try:
             body["results"] = tuple(_result(result) for result in body["results"])
+            body["unfinished"] = tuple(body.get("unfinished", ()))
             return cls(**body)
         except (TypeError, KeyError) as error:
             raise InputError(

@@ -87,8 +87,8 @@ class Suite:
         else:
             yield from rule.check(self.context)
 
-    def outcome(self, results: Sequence[Result]) -> Conformance:
-        """These results with what they are about."""
+    def outcome(self, results: Sequence[Result], unfinished: Sequence[str] = ()) -> Conformance:
+        """These results with what they are about; `unfinished` are the rules still to be done."""
         candidate, context = self.subject.candidate, self.context
         return Conformance(
             plugin=candidate.name,
@@ -96,11 +96,20 @@ class Suite:
             version=candidate.version,
             how=context.how,
             device=None if context.device is None else _described(context.device),
-            versions=versions(),
+            versions=self._versions,
             date=today(),
             results=tuple(results),
-            declared={} if self._broken else _declared(context),
+            declared=self._declared,
+            unfinished=tuple(unfinished),
         )
+
+    @functools.cached_property
+    def _versions(self) -> dict[str, str]:
+        return versions()
+
+    @functools.cached_property
+    def _declared(self) -> dict[str, Any]:
+        return {} if self._broken else _declared(self.context)
 
     def _device(self, here: Machine) -> Device | None:
         usable = [device for device in self.subject.devices(here) if device.usable]
@@ -172,6 +181,35 @@ def chosen(only: Sequence[str]) -> tuple[Rule, ...]:
     )
 
 
+class Course:
+    """Rules being asked of one plugin. `outcome` is what they have come to, at any time."""
+
+    def __init__(self, suite: Suite, rules: Sequence[Rule], *, tell: Tell | None = None) -> None:
+        self._suite = suite
+        self._due = list(rules)
+        self._results: list[Result] = []
+        self._tell = tell or (lambda line: None)
+
+    def results(
+        self, done: Callable[[Rule, Sequence[Result]], None] = lambda rule, results: None
+    ) -> Iterator[Result]:
+        """Every result as it comes; `done` gets each rule that is through, with all of its own."""
+        while self._due:
+            rule, found = self._due[0], []
+            self._tell(rule.id)
+            for result in self._suite.check(rule):
+                found.append(result)
+                self._results.append(result)
+                yield result
+            del self._due[0]
+            done(rule, found)
+
+    @property
+    def outcome(self) -> Conformance:
+        """Complete once all results were taken; before that it names what is not done."""
+        return self._suite.outcome(self._results, [rule.id for rule in self._due])
+
+
 def run(
     plugin: str,
     *,
@@ -185,15 +223,10 @@ def run(
     `tell` gets a line on what is being done, `done` each rule with its results. Raises InputError
     for names that there are not, and for a malformed `conformance.toml`.
     """
-    suite = Suite(plugin, device=device, tell=tell)
-    results: list[Result] = []
-    for rule in chosen(only):
-        if tell is not None:
-            tell(rule.id)
-        found = list(suite.check(rule))
-        results += found
-        done(rule, found)
-    return suite.outcome(results)
+    course = Course(Suite(plugin, device=device, tell=tell), chosen(only), tell=tell)
+    for _ in course.results(done):
+        pass
+    return course.outcome
 
 
-__all__ = ["BAD", "Suite", "chosen", "run"]
+__all__ = ["BAD", "Course", "Suite", "chosen", "run"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -134,6 +136,22 @@ class Backing:
         return (6, 1)
 
     # What not every module has
+
+    def get_device_name(self, device: Any = None) -> str:
+        return self.target.name
+
+    def get_device_properties(self, device: Any = None) -> None:
+        """Nothing of its own: `Properties` has what is known."""
+
+    def stream(self, stream: Any) -> Any:
+        """A torch.Stream is its own context manager."""
+        return contextlib.nullcontext() if stream is None else stream
+
+    def seed(self) -> None:
+        self.function("manual_seed")(secrets.randbits(63))
+
+    def seed_all(self) -> None:
+        self.function("manual_seed_all")(secrets.randbits(63))
 
     def get_rng_state_all(self) -> list[Any]:
         one = self.function("get_rng_state")

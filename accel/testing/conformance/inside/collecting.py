@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from accel.probing.child import describe
+from accel.testing.conformance.inside import die_with_parent
 
 PATIENCE = 90
 """Seconds that a rank waits for the others."""
@@ -45,6 +46,7 @@ def ranks(
             "dtypes": dtypes,
             "operations": operations,
             "folder": folder,
+            "parent": os.getpid(),
             "path": sys.path,
         }
         env = {
@@ -86,8 +88,10 @@ def rank(
     dtypes: Sequence[str],
     operations: Sequence[str],
     folder: str,
+    parent: int,
 ) -> None:
     """One rank: do every collective, and write down what came of it."""
+    die_with_parent(parent)
     import torch
     import torch.distributed as dist
 

@@ -52,12 +52,23 @@ def _steps(function: str, device: str, arguments: Mapping[str, Any]) -> Iterator
 
 def _outcome(function: str, device: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        said = find(function)(device, **arguments)
+        probe = find(function)
+    except BaseException as error:  # noqa: BLE001 - a stranger's module may raise anything
+        return {"error": describe(error), "absent": _is_absent(error, function)}
+    try:
+        said = probe(device, **arguments)
     except BaseException as error:  # noqa: BLE001 - whatever a probe raises is its refusal
         return {"error": describe(error)}
     if not isinstance(said, str):
         return {"error": f"returned {type(said).__name__}, not a line of text"}
     return {"said": said}
+
+
+def _is_absent(error: BaseException, function: str) -> bool:
+    """Whether there is no such function, or its module lacks something that is not here."""
+    if isinstance(error, ModuleNotFoundError):
+        return bool(error.name) and f"{function.partition(':')[0]}.".startswith(f"{error.name}.")
+    return isinstance(error, (AttributeError, TypeError, ValueError))
 
 
 class _Harm:

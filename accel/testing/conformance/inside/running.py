@@ -1,6 +1,6 @@
-"""Inside, for runtime.*: each check is a function of the device and of torch's module for it.
+"""Inside, for runtime.*: each check is a function of the device and of torch's calls on it.
 
-One that needs a call which that module does not have is skipped and names it; one that finds the
+One that needs a call which torch does not have for it is skipped and names it; one that finds the
 call to mean something else raises Wrong.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from accel.probing.child import describe
+from accel.testing.conformance.inside.calls import Absent, Calls
 from accel.testing.conformance.inside.computing import Wrong
 
 Check = Callable[[str, Any], str]
@@ -18,20 +19,18 @@ MIB = 2**20
 SIZE = 8 * MIB
 
 
-class Absent(Exception):
-    """The module lacks the call."""
-
-
 def check(device: str, group: str) -> Iterator[dict[str, Any]]:
     """Every check of a group: first `begin`, then what became of it."""
     warnings.simplefilter("ignore")
-    import torch
-
-    module = torch.get_device_module(torch.device(device))
+    _choose(device)
     for name, function in GROUPS[group].items():
         yield {"begin": name}
+        module = Calls(device)
         try:
-            answer = {"status": "passed", "detail": function(device, module)}
+            said = function(device, module)
+            if module.general:
+                said += f"; by torch.accelerator: {', '.join(sorted(module.general))}"
+            answer = {"status": "passed", "detail": said}
         except Absent as reason:
             answer = {"status": "skipped", "detail": str(reason)}
         except BaseException as error:  # noqa: BLE001 - whatever a backend raises is its failure
@@ -40,11 +39,20 @@ def check(device: str, group: str) -> Iterator[dict[str, Any]]:
         yield {"case": name, **answer}
 
 
+def _choose(device: str) -> None:
+    """Make it the current device, which calls without a device mean."""
+    import torch
+
+    index = torch.device(device).index
+    if index:
+        Calls(device).set_device(index)
+
+
 def _calls(module: Any, *names: str) -> list[Any]:
     """The module's functions of these names. Absent names the first that it lacks."""
     for name in names:
         if not hasattr(module, name):
-            raise Absent(f"{module.__name__} has no {name}")
+            raise Absent(f"{module.__name__} has no {name}, nor has torch.accelerator")
     return [getattr(module, name) for name in names]
 
 
@@ -107,13 +115,7 @@ def _autocast(device: str, module: Any) -> str:
     import torch
 
     kind = torch.device(device).type
-    wanted = torch.get_autocast_dtype(kind)
-    supported = getattr(module, "get_amp_supported_dtype", lambda: [wanted])()
-    if wanted not in supported:  # the default is torch's, the list is the device's own
-        halves = [dtype for dtype in supported if dtype in (torch.bfloat16, torch.float16)]
-        if not halves:
-            raise Absent(f"autocast has no dtype on {kind}")
-        wanted = halves[0]
+    wanted = _autocast_dtype(kind, module)
     a = torch.randn(32, 32, device=device, requires_grad=True)
     with torch.autocast(kind, dtype=wanted):
         product = a @ a
@@ -123,6 +125,42 @@ def _autocast(device: str, module: Any) -> str:
     _expect(a.grad is not None and a.grad.dtype is torch.float32, "the gradient is not float32")
     _expect((a.detach() @ a.detach()).dtype is torch.float32, "autocast goes on after its end")
     return f"products in {str(wanted).removeprefix('torch.')}, gradients in float32"
+
+
+def _autocast_dtype(kind: str, module: Any) -> Any:
+    """torch's default for the device type, or the first that the device's own list has."""
+    import torch
+
+    wanted = torch.get_autocast_dtype(kind)
+    supported = getattr(module, "get_amp_supported_dtype", lambda: [wanted])()
+    if wanted in supported:
+        return wanted
+    halves = [dtype for dtype in supported if dtype in (torch.bfloat16, torch.float16)]
+    if not halves:
+        raise Absent(f"autocast has no dtype on {kind}")
+    return halves[0]
+
+
+def _autocast_layers(device: str, module: Any) -> str:
+    """What every model has: a layer with a bias, batched products, a norm and a loss."""
+    import torch
+    from torch.nn import functional
+
+    kind = torch.device(device).type
+    wanted = _autocast_dtype(kind, module)
+    layer = torch.nn.Linear(32, 32).to(device)
+    x = torch.randn(4, 8, 32, device=device)
+    with torch.autocast(kind, dtype=wanted):
+        hidden = layer(x)
+        scores = functional.layer_norm(hidden @ hidden.transpose(1, 2), (8,))
+        loss = functional.cross_entropy(scores.flatten(0, 1), torch.arange(32, device=device) % 8)
+    _expect(hidden.dtype is wanted, f"a linear layer gives {hidden.dtype}, not {wanted}")
+    _expect(bool(loss.isfinite().item()), "the loss is not finite")
+    loss.backward()
+    for name, weight in layer.named_parameters():
+        grad = weight.grad
+        _expect(grad is not None and grad.dtype is torch.float32, f"no float32 gradient of {name}")
+    return f"linear, matmul, layer_norm, cross_entropy in {str(wanted).removeprefix('torch.')}"
 
 
 def _saved(device: str, module: Any) -> str:
@@ -337,6 +375,7 @@ GROUPS: dict[str, dict[str, Check]] = {
         "copies": _round_trip,
         "synchronize": _synchronize,
         "autocast": _autocast,
+        "autocast layers": _autocast_layers,
         "saved": _saved,
     },
     "memory": {
