@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+from accel import doctor, pipeline, testing
 from failure import ROOT, cases
 from write_docs import ELSEWHERE, FLAGS_PAGE, PAGE, flags_page, page
 
@@ -28,6 +29,19 @@ def test_troubleshooting_is_up_to_date_and_complete() -> None:
     sys.modules["pages"] = tool
     spec.loader.exec_module(tool)
     found = tool.entries()
-    assert {entry.patch.symptom for entry in found} == set(tool.told()), "none is left over"
+    symptoms, troubles = tool.told()
+    assert {entry.symptom for entry in found} == set(symptoms), "none is left over"
+    ids = [name for owned in doctor.troubles().values() for name in owned]
+    assert sorted(ids) == sorted(troubles), "nor any of the doctor's"
     for language, path in tool.PAGES.items():
         assert path.read_text(encoding="utf-8") == tool.page(language, found), path
+
+
+def test_every_patch_of_ours_has_a_symptom() -> None:
+    silent = [
+        patch.target
+        for name in testing.machines()
+        for patch in pipeline.plan(machine=str(name)).patches
+        if not patch.symptom
+    ]
+    assert not silent
