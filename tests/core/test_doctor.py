@@ -171,8 +171,23 @@ def test_a_backend_that_its_plugin_explains_is_mended_as_the_plugin_says(
 
 def test_companions_are_not_blamed_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_companions", lambda: {"torchvision": "torchvision"})
-    runs = Runs({"import torch": Child(False, "x"), "import torchvision": Child(False, "x")})
+    failing = Child(False, "x")
+    both = ("import torch", "import torch without")
+    runs = Runs(dict.fromkeys((*both, "import torchvision", "import torchvision without"), failing))
     assert found(doctor.companions, patient(runs=runs)) == []
+
+
+def test_companions_are_tried_without_the_backend_that_breaks_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = {"torch-acme": "torch_acme", "torchvision": "torchvision"}
+    monkeypatch.setattr(doctor, "_companions", lambda: both)
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    failing = Child(False, "x")
+    runs = Runs({"import torch": failing, "import torchvision without": failing})
+    (finding,) = found(doctor.companions, patient(runs=runs))
+    assert finding.subject == "import torchvision"
+    assert runs.asked[-1] == ("import torchvision", {AUTOLOAD: "0"})
 
 
 def test_companions_are_those_with_compiled_code(
