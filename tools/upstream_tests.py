@@ -1,12 +1,13 @@
 """Other people's own tests, without accel and with it: at least the same must pass.
 
-    python tools/upstream_tests.py [accelerate] [llamafactory] [--json]
+    python tools/upstream_tests.py [accelerate] [llamafactory] [--json] [--record]
 
 Run with the Python of an environment that has the libraries, pytest, pytest-xdist and
 pytest-timeout. The sources come from the package index, in the version that is installed; a test
 that passes without accel and not with it is named, and the exit code is 1. Such a test is run
 three times more: some of them fail now and then by themselves. Without accel a torchvision and a
 torchaudio that cannot be imported are hidden, as a user does by hand; else hardly a test starts.
+`--record` keeps the counts for docs/failures.md, which `tests/failures/write_docs.py` then writes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from pathlib import Path
 
 AGAIN = 3
 SECONDS = 1200
-BY_HAND = Path(__file__).resolve().parents[1] / "tests" / "failures" / "by_hand"
+FAILURES = Path(__file__).resolve().parents[1] / "tests" / "failures"
+BY_HAND = FAILURES / "by_hand"
+RECORD = FAILURES / "upstream_measured.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,7 @@ def compare(suite: Suite) -> dict[str, object]:
                 break
     return {
         "distribution": suite.distribution,
+        "version": importlib.metadata.version(suite.distribution),
         "without": _counts(without),
         "with": _counts(with_accel),
         "lost": doubtful,
@@ -164,7 +168,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES], default=[])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true", help="keep the counts for the docs")
     arguments = parser.parse_args()
+    if arguments.record and arguments.suites:
+        parser.error("--record keeps all of them: name none")
     results = []
     for name in arguments.suites or SUITES:
         print(f"{name}: its own tests, without accel and with it", file=sys.stderr)
@@ -176,6 +183,8 @@ def main() -> int:
             print(f"{one['distribution']}: without {one['without']}, with {one['with']}")
             for name in one["lost"]:  # type: ignore[attr-defined]
                 print(f"  passes only without accel: {name}")
+    if arguments.record:
+        RECORD.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 1 if any(one["lost"] for one in results) else 0
 
 

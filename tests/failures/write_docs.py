@@ -51,6 +51,14 @@ R are runs that went wrong in silence, V versions that pip puts together and tha
 LLaMA-Factory's flags come to is in [flags.md](flags.md), what a user sees and what accel does about
 it in [troubleshooting.md](troubleshooting.md).
 """
+UPSTREAM = failure.HERE / "upstream_measured.json"
+UPSTREAM_INTRO = """
+## Other people's own tests
+
+accelerate's and LLaMA-Factory's own tests, from their source distributions, on the CPU and without
+the hub, as `make test-upstream` runs them: without accel (torchvision and torchaudio hidden by
+hand) and under `ACCEL_AUTO=1`. Most failures of LLaMA-Factory's are for want of the hub, both ways.
+"""
 
 
 def code(text: str) -> str:
@@ -72,7 +80,22 @@ def page() -> str:
     order = {"P": 0, "H": 1, "R": 2, "V": 3}
     rows.sort(key=lambda row: (order[row[0][0]], int(row[0][1:]), row[1]))
     head = [line(("", "what", "without accel", "environment", "how")), "|---|---|---|---|---|"]
-    return "\n".join([INTRO, *head, *(line(row) for row in rows), OTHERS])
+    body = (line(row) for row in rows)
+    return "\n".join([INTRO, *head, *body, OTHERS + UPSTREAM_INTRO, *upstream()]) + "\n"
+
+
+def upstream() -> list[str]:
+    """The table of tools/upstream_tests.py's last record."""
+    head = ("tests of", "without accel", "with accel", "pass only without")
+    lines = [line(head), "|" + "---|" * len(head)]
+    for one in json.loads(UPSTREAM.read_text(encoding="utf-8")):
+        counts = [
+            ", ".join(f"{count} {state}" for state, count in one[way].items())
+            for way in ("without", "with")
+        ]
+        lost = ", ".join(one["lost"]) or "none"
+        lines.append(line((f"{one['distribution']} {one['version']}", *counts, lost)))
+    return lines
 
 
 def flags_page() -> str:
