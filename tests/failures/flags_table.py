@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,9 @@ import flags
 
 SECONDS = 600
 RECORD = failure.HERE / "flags_measured.json"
+REFUSAL = re.compile(
+    r"(?:CapabilityUnavailable: |^accel: )(.+)\n(?:\[rank\d+\]:)?\s+(?:found|try):", re.MULTILINE
+)
 MODES = ("without", "auto", "strict")
 COLUMNS = ("flag", "without accel", "with accel", "under strict")
 PREAMBLE = ("import sys; sys.argv = ['llamafactory-cli', *sys.argv[1:]];"
@@ -102,7 +106,15 @@ def seen(row: flags.Row, ok: bool, output: str, mode: str) -> Ended:
     said = told[-1].removeprefix("accel: ") if told else ""
     if ok:
         return Ended(True, "ends well", said)
+    if mode != "without" and (words := refusal(output)):
+        return Ended(False, f"refused: {words}", said)
     return Ended(False, error_of(output, row.before if mode == "without" else row.said), said)
+
+
+def refusal(output: str) -> str:
+    """What accel refused, in its own words; empty where the error is not accel's."""
+    found = REFUSAL.findall(output)
+    return str(found[-1]) if found else ""
 
 
 def together(rows: Sequence[flags.Row], model: Path) -> dict[str, list[Ended]]:
