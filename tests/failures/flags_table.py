@@ -33,6 +33,7 @@ RECORD = failure.HERE / "flags_measured.json"
 REFUSAL = re.compile(
     r"(?:CapabilityUnavailable: |^accel: )(.+)\n(?:\[rank\d+\]:)?\s+(?:found|try):", re.MULTILINE
 )
+FRAMES = re.compile(r" \[[^\[\]]+:\d+\]$|^\[rank\d+\]:")
 MODES = ("without", "auto", "strict")
 COLUMNS = ("flag", "without accel", "with accel", "under strict")
 PREAMBLE = ("import sys; sys.argv = ['llamafactory-cli', *sys.argv[1:]];"
@@ -167,7 +168,12 @@ def ended(row: flags.Row, results: Any, mode: str) -> Ended:
 
 def error_of(output: str, wanted: str) -> str:
     """The line that says what went wrong: the one expected, or the last that looks like it."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [
+        FRAMES.sub("", part).strip()
+        for line in output.splitlines()
+        for part in line.split(" <- ")  # flag_runner's, an error and its causes
+        if part.strip()
+    ]
     expected = [line for line in lines if wanted and wanted in line]
     errors = [line for line in lines if "Error" in line.partition(":")[0]]
     found = (expected or errors or lines or ["no output"])[-1]
