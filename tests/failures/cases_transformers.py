@@ -316,8 +316,10 @@ program(
     "V1",
     "trl and transformers 5",
     "No module named 'mergekit'",
-    "from trl import DPOTrainer, GRPOTrainer, is_deepspeed_available\n"
-    "print(DPOTrainer, GRPOTrainer, is_deepspeed_available())",
+    "from trl import DPOTrainer, GRPOTrainer\n"
+    "from trl.import_utils import is_mergekit_available\n"
+    "print(DPOTrainer, GRPOTrainer)\n"
+    "assert is_mergekit_available() is False",
     by_hand=True,
     long=True,
 )
