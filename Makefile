@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
 RESULTS ?=
 FLAGS_ARGS ?=
+UPSTREAM_ARGS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
 
 make_environment = $(PYTHON) tools/environment.py
@@ -41,7 +42,8 @@ test-scripts: .venv-test ## scripts written for CUDA alone: on the CPU, simulate
 	.venv-test/bin/python -m pytest -n 2 -m scripts tests/frameworks/test_cuda_scripts.py
 
 test-upstream: .venv-test ## accelerate's and LLaMA-Factory's own tests, without accel and with it
-	.venv-test/bin/python tools/upstream_tests.py
+	@.venv-test/bin/python tests/failures/make_environments.py upstream
+	.venv-failures/upstream/bin/python tools/upstream_tests.py $(UPSTREAM_ARGS)
 
 test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels

@@ -1,18 +1,22 @@
 """Other people's own tests, without accel and with it: at least the same must pass.
 
-    python tools/upstream_tests.py [accelerate] [llamafactory] [--json]
+    python tools/upstream_tests.py [accelerate] [llamafactory] [--json] [--record]
 
 Run with the Python of an environment that has the libraries, pytest, pytest-xdist and
 pytest-timeout. The sources come from the package index, in the version that is installed; a test
 that passes without accel and not with it is named, and the exit code is 1. Such a test is run
-three times more: some of them fail now and then by themselves.
+three times more: some of them fail now and then by themselves. Without accel a torchvision and a
+torchaudio that cannot be imported are hidden, as a user does by hand; else hardly a test starts.
+`--record` keeps the counts for docs/failures.md, which `tests/failures/write_docs.py` then writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,6 +28,9 @@ from pathlib import Path
 
 AGAIN = 3
 SECONDS = 1200
+FAILURES = Path(__file__).resolve().parents[1] / "tests" / "failures"
+BY_HAND = FAILURES / "by_hand"
+RECORD = FAILURES / "upstream_measured.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +82,13 @@ def passes(suite: Suite, where: Path, accel: bool, only: list[str]) -> dict[str,
     report.unlink(missing_ok=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ACCEL_")}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCEL_PROBE": "0"}
+    path = [str(where / suite.source)] if suite.source else []
     if accel:
         environment["ACCEL_AUTO"] = "1"
-    if suite.source:
-        environment["PYTHONPATH"] = str(where / suite.source)
+    elif _broken_companion():
+        path.append(str(BY_HAND))
+    if path:
+        environment["PYTHONPATH"] = os.pathsep.join(path)
     paths = only or [path for path in suite.paths if (where / path).exists()]
     subprocess.run(
         [
@@ -91,7 +101,21 @@ def passes(suite: Suite, where: Path, accel: bool, only: list[str]) -> dict[str,
         timeout=SECONDS,
         check=False,
     )
+    if not report.is_file():
+        raise SystemExit(f"pytest of {suite.distribution} ended without a report, see above")
     return outcomes(report.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _broken_companion() -> bool:
+    """Whether torchvision or torchaudio is installed and cannot be imported."""
+    return any(
+        subprocess.run(
+            [sys.executable, "-c", f"import {name}"], stderr=subprocess.DEVNULL, check=False
+        ).returncode
+        for name in ("torchvision", "torchaudio")
+        if importlib.util.find_spec(name) is not None
+    )
 
 
 def outcomes(text: str) -> dict[str, str]:
@@ -128,6 +152,7 @@ def compare(suite: Suite) -> dict[str, object]:
                 break
     return {
         "distribution": suite.distribution,
+        "version": importlib.metadata.version(suite.distribution),
         "without": _counts(without),
         "with": _counts(with_accel),
         "lost": doubtful,
@@ -143,7 +168,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES], default=[])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true", help="keep the counts for the docs")
     arguments = parser.parse_args()
+    if arguments.record and arguments.suites:
+        parser.error("--record keeps all of them: name none")
     results = []
     for name in arguments.suites or SUITES:
         print(f"{name}: its own tests, without accel and with it", file=sys.stderr)
@@ -155,6 +183,8 @@ def main() -> int:
             print(f"{one['distribution']}: without {one['without']}, with {one['with']}")
             for name in one["lost"]:  # type: ignore[attr-defined]
                 print(f"  passes only without accel: {name}")
+    if arguments.record:
+        RECORD.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return 1 if any(one["lost"] for one in results) else 0
 
 

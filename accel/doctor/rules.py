@@ -42,6 +42,14 @@ class Patient(Value, kw_only=False):
         """Whether torch can be imported, tried once; only for `@here` rules."""
         return self.run("import torch", {})
 
+    @functools.cached_property
+    def importing(self) -> Mapping[str, str] | None:
+        """Variables with which torch can be imported; None where it cannot be at all."""
+        if self.torch_import.ok:
+            return {}
+        alone = {AUTOLOAD: "0"}
+        return alone if self.run("import torch", alone).ok else None
+
 
 Rule = Callable[[Patient], Iterable[Finding]]
 
@@ -71,8 +79,7 @@ def torch_import(patient: Patient) -> Iterable[Finding]:
     version = patient.machine.version("torch")
     if version is None or patient.torch_import.ok:
         return
-    without = patient.run("import torch", {AUTOLOAD: "0"})
-    if not without.ok:
+    if patient.importing is None:
         yield trouble("torch-broken").found(
             "import torch",
             f"fails: {patient.torch_import.last}",
@@ -142,16 +149,16 @@ def plugins(patient: Patient) -> Iterable[Finding]:
 def companions(patient: Patient) -> Iterable[Finding]:
     """Libraries built for another torch than this one."""
     version = patient.machine.version("torch")
-    if version is None or not patient.torch_import.ok:
+    if version is None or patient.importing is None:
         return
     passed_over = {finding.subject.partition(" ")[0] for finding in patient.explained}
-    if patient.machine.env(AUTOLOAD) == "0":
+    if patient.machine.env(AUTOLOAD) == "0" or patient.importing:
         passed_over.update(_backend_distributions())  # nobody imports them any more
     for name, module in _companions().items():
         if name in passed_over:
             continue
         # a bridge may only be imported by torch, in the middle of whose import it would find itself
-        child = patient.run(f"import torch, {module}", {})
+        child = patient.run(f"import torch, {module}", patient.importing)
         if not child.ok:
             yield trouble("companion-broken").found(
                 f"import {module}",

@@ -133,6 +133,9 @@ def _loading(capabilities: Capabilities, wanted: str) -> list[Patch]:
             versions=TRANSFORMERS,
             upstream="https://github.com/huggingface/transformers/issues/41567",
             until="transformers loads and trains these formats with no package, on every device",
+            symptom="ImportError: Loading an AWQ quantized model requires gptqmodel. Please "
+            "install it with `pip install gptqmodel`; ImportError: Loading a GPTQ quantized model "
+            "requires optimum (`pip install optimum`)",
         ),
         Patch(
             target="transformers.modeling_utils:_get_resolved_checkpoint_files",
@@ -143,6 +146,9 @@ def _loading(capabilities: Capabilities, wanted: str) -> list[Patch]:
             versions=TRANSFORMERS,
             upstream="https://github.com/huggingface/safetensors/issues/277",
             until="transformers names the broken file and tells quantisers about all files",
+            symptom="SafetensorError: Error while deserializing header: incomplete metadata, file "
+            "not fully covered; SafetensorError: Error while deserializing header: invalid header "
+            "length",
         ),
     ]
 
@@ -168,6 +174,8 @@ def _adapters() -> list[Patch]:
             parameters=("lora_config", "adapter_name", "target"),
             upstream=f"{links}tuners/lora/model.py#L320",
             until="peft has a registry of layers that is not experimental",
+            symptom="ValueError: Target module QuantizedLinear(...) is not supported. Currently, "
+            "only the following modules are supported: `torch.nn.Linear`, `torch.nn.Embedding`",
         ),
         Patch(
             target="peft.tuners.tuners_utils:_maybe_include_all_linear_layers",
@@ -178,6 +186,8 @@ def _adapters() -> list[Patch]:
             parameters=("peft_config", "model"),
             upstream=f"{links}tuners/tuners_utils.py#L1716",
             until="peft finds layers by what they do",
+            symptom="ValueError: No `target_modules` passed but also no `target_parameters` "
+            "found., with target_modules='all-linear'",
         ),
         Patch(
             target=f"{lora}._check_merge_allowed",
@@ -187,6 +197,7 @@ def _adapters() -> list[Patch]:
             versions=PEFT,
             upstream=f"{links}tuners/lora/model.py#L468",
             until="peft asks the layers and not the name of the format",
+            symptom="ValueError: Cannot merge LORA layers when the model is gptq quantized",
         ),
         Patch(
             target="peft.utils.integrations:dequantize_module_weight",
@@ -197,6 +208,8 @@ def _adapters() -> list[Patch]:
             parameters=("module",),
             upstream=f"{links}utils/integrations.py#L48",
             until="peft dequantises what has a method for it",
+            symptom="AttributeError: 'QuantizedLinear' object has no attribute 'weight', with "
+            "use_dora=True",
         ),
     ]
 
@@ -217,6 +230,8 @@ def _llamafactory() -> list[Patch]:
         "upstream": "https://github.com/hiyouga/LLaMA-Factory/blob/v0.9.5/"
         "src/llamafactory/model/model_utils/quantization.py#L117",
         "until": "LLaMA-Factory leaves such demands to transformers",
+        "symptom": "importlib.metadata.PackageNotFoundError: The 'autoawq' distribution was not "
+        "found and is required by this application",
     }
     quantization = "llamafactory.model.model_utils.quantization"
     return [

@@ -139,6 +139,8 @@ def _flags(capabilities: Capabilities) -> Patch:
         versions=VERSIONS,
         upstream=f"{ISSUES}/6429",
         until="LLaMA-Factory asks when it needs to know",
+        symptom="a half-precision checkpoint that takes twice its size: it is loaded in float32 on "
+        "a device that has float16",
     )
 
 

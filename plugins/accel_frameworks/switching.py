@@ -26,7 +26,7 @@ def instead(
         raise CapabilityUnavailable(
             f"{asked_by} cannot be had on {device.name} ({device.arch})",
             found=reason,
-            remedy=remedy or f"leave it out: {use} is what would be used",
+            remedy=remedy or f"leave it out; what comes of it without strict: {use}",
         )
     capabilities.note(
         Note(

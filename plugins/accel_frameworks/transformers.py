@@ -30,6 +30,10 @@ COMPANION_SYMPTOMS = {
     "torchaudio": "OSError: libc10_cuda.so: cannot open shared object file, or OSError: Could not "
     "load this library, while a model is loaded",
 }
+NO_ATTENTION = (
+    "ImportError: FlashAttention2 has been toggled on, but it cannot be used due to the following "
+    "error"
+)
 
 
 @hookimpl
@@ -76,6 +80,7 @@ def _companion(package: Optional) -> list[Patch]:
             versions=">=4.51",
             upstream="https://github.com/huggingface/diffusers/issues/9109",
             until=f"{name} is repaired upstream",
+            symptom=COMPANION_SYMPTOMS[package.name],
         ),
     ]
 
@@ -127,6 +132,7 @@ def _precision(capabilities: Capabilities) -> list[Patch]:
             versions=">=4.51",
             upstream="https://github.com/hiyouga/LLaMA-Factory/issues/8982",
             until="transformers asks the device",
+            symptom="ValueError: This device does not support `pure_bf16`.",
         ),
         Patch(
             target="transformers.training_args:TrainingArguments.__post_init__",
@@ -210,8 +216,7 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             parameters=("attn_implementation",),
             upstream="https://github.com/huggingface/transformers/issues/31877",
             until="transformers falls back by itself, and says so",
-            symptom="ImportError: FlashAttention2 has been toggled on, but it cannot be used due "
-            "to the following error",
+            symptom=NO_ATTENTION,
         ),
         Patch(
             target="transformers.modeling_utils:PreTrainedModel._autoset_attn_implementation",
@@ -222,6 +227,7 @@ def _attention(capabilities: Capabilities) -> list[Patch]:
             parameters=("config",),
             upstream="https://github.com/huggingface/transformers/issues/31877",
             until="transformers before 4.53 is no longer used",
+            symptom=NO_ATTENTION,
         ),
     ]
 

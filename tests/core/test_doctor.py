@@ -183,10 +183,24 @@ def test_a_backend_that_its_plugin_explains_is_mended_as_the_plugin_says(
 
 def test_companions_are_not_blamed_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_companions", lambda: {"torchvision": "torchvision"})
-    runs = Runs(
-        {source: Child(False, "x") for source in ("import torch", "import torch, torchvision")}
-    )
+    failing = Child(False, "x")
+    both = ("import torch", "import torch without")
+    all_of_them = (*both, "import torch, torchvision", "import torch, torchvision without")
+    runs = Runs(dict.fromkeys(all_of_them, failing))
     assert found(doctor.companions, patient(runs=runs)) == []
+
+
+def test_companions_are_tried_without_the_backend_that_breaks_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = {"torch-acme": "torch_acme", "torchvision": "torchvision"}
+    monkeypatch.setattr(doctor, "_companions", lambda: both)
+    monkeypatch.setattr(doctor, "_backend_distributions", lambda: ["torch-acme"])
+    failing = Child(False, "x")
+    runs = Runs({"import torch": failing, "import torch, torchvision without": failing})
+    (finding,) = found(doctor.companions, patient(runs=runs))
+    assert finding.subject == "import torchvision"
+    assert runs.asked[-1] == ("import torch, torchvision", {AUTOLOAD: "0"})
 
 
 def test_companions_are_those_with_compiled_code(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from failure import RECORDED, SIMULATED, Having, case
+from failure import RECORDED, SIMULATED, Having, case, program
 
 
 def arguments(**options: Any) -> Any:
@@ -310,3 +310,16 @@ def rloo() -> None:
 @case("H5", "online DPO and vLLM", "Torch not compiled with CUDA enabled")
 def online_dpo() -> None:
     synced("online_dpo_trainer", "OnlineDPOTrainer")
+
+
+program(
+    "V1",
+    "trl and transformers 5",
+    "No module named 'mergekit'",
+    "from trl import DPOTrainer, GRPOTrainer\n"
+    "from trl.import_utils import is_mergekit_available\n"
+    "print(DPOTrainer, GRPOTrainer)\n"
+    "assert is_mergekit_available() is False",
+    by_hand=True,
+    long=True,
+)

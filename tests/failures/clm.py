@@ -1,7 +1,8 @@
 """What transformers' example `run_clm.py` does, from the library's public interface.
 
-The example itself is in no distribution on the package index. The same parts in the same order:
-HfArgumentParser, a text file by `datasets`, tokenised and grouped into blocks, Trainer.
+The example itself is in no distribution on the package index: transformers' own source archive has
+`src` and `tests` only. test_scripts.py runs it where RUN_CLM names a copy. The same parts in the
+same order: HfArgumentParser, a text file by `datasets`, tokenised and grouped into blocks, Trainer.
 """
 
 from __future__ import annotations

@@ -91,10 +91,24 @@ ROWS = (
         "use_unsloth: true: unsloth is off",
     ),
     Row(
+        "use_unsloth",
+        {"use_unsloth": True},
+        "",
+        "use_unsloth: true: unsloth is off",
+        environment="unsloth",
+    ),
+    Row(
         "enable_liger_kernel, no liger",
         {"enable_liger_kernel": True},
         "PackageNotFoundError",
         "enable_liger_kernel: true: liger_kernel is off",
+    ),
+    Row(
+        "enable_liger_kernel, no triton",
+        {"enable_liger_kernel": True},
+        "No module named 'triton'",
+        "enable_liger_kernel: true: liger_kernel is off",
+        environment="liger-no-triton",
     ),
     Row(
         "enable_liger_kernel",
@@ -142,6 +156,13 @@ ROWS = (
         "The 'autoawq' distribution was not found",
         "quantised layers are served",
         strict=TRAINS,
+    ),
+    Row(
+        "predict_with_generate, its packages there",
+        PREDICT,
+        "",
+        strict=TRAINS,
+        environment="metrics",
     ),
     Row(
         "predict_with_generate",

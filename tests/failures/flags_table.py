@@ -1,11 +1,12 @@
 """`make flags`: every row of the flag table through `accel llamafactory train`, before and after.
 
     python tests/failures/flags_table.py [--model FOLDER] [--only WORD] [--apart] [--json]
-                                         [--write FILE]
+                                         [--write FILE] [--record]
 
-Without --model it is SmolLM2-135M-Instruct, fetched as `make demo` does. Two steps a row. Rows
-share a process where they can, one without accel and one with it for each environment; with
-`--apart` each row has two of its own.
+Without --model it is SmolLM2-135M-Instruct, fetched as `make demo` does. Two steps a row: without
+accel, with it, and with it under ACCEL_STRICT=1. Rows share processes where they can, three for
+each environment; with `--apart` each row has three of its own. `--record` keeps the table for
+docs/flags.md, which `write_docs.py` then writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,13 @@ import failure
 import flags
 
 SECONDS = 600
+RECORD = failure.HERE / "flags_measured.json"
+REFUSAL = re.compile(
+    r"(?:CapabilityUnavailable: |^accel: )(.+)\n(?:\[rank\d+\]:)?\s+(?:found|try):", re.MULTILINE
+)
+FRAMES = re.compile(r" \[[^\[\]]+:\d+\]$|^\[rank\d+\]:")
+MODES = ("without", "auto", "strict")
+COLUMNS = ("flag", "without accel", "with accel", "under strict")
 PREAMBLE = ("import sys; sys.argv = ['llamafactory-cli', *sys.argv[1:]];"
             "from llamafactory.cli import main; main()")  # fmt: skip
 
@@ -37,7 +46,8 @@ class Ended:
 
     ok: bool
     words: str
-    said: bool
+    said: str
+    """The line of the report that has what the row's data says must be there, or nothing."""
 
 
 def smollm2(cache: Path) -> Path:
@@ -73,11 +83,12 @@ def surroundings(environment: str, variables: Mapping[str, str], by_hand: bool =
     return {**given, "OMP_NUM_THREADS": threads, "LLAMAFACTORY_VERBOSITY": "WARN"}
 
 
-def run(row: flags.Row, job: Path, *, repaired: bool, strict: bool = False) -> Ended:
+def run(row: flags.Row, job: Path, mode: str) -> Ended:
     """One training of the row in a process of its own."""
     python = str(failure.folder_of(row.environment) / "bin" / "python")
+    repaired = mode != "without"
     command = [python, "-m", "accel", "llamafactory"] if repaired else [python, "-c", PREAMBLE]
-    more = {"ACCEL_STRICT": "1"} if strict else {}
+    more = {"ACCEL_STRICT": "1"} if mode == "strict" else {}
     done = subprocess.run(
         [*command, "train", job.name],
         cwd=job.parent,
@@ -87,21 +98,36 @@ def run(row: flags.Row, job: Path, *, repaired: bool, strict: bool = False) -> E
         timeout=SECONDS,
         check=False,
     )
-    output = done.stdout + done.stderr
-    said = bool(row.said) and row.said in output
-    if done.returncode == 0:
+    return seen(row, done.returncode == 0, done.stdout + done.stderr, mode)
+
+
+def seen(row: flags.Row, ok: bool, output: str, mode: str) -> Ended:
+    """How it ended, from what it wrote."""
+    told = [line.strip() for line in output.splitlines() if row.said and row.said in line]
+    said = told[-1].removeprefix("accel: ") if told else ""
+    if ok:
         return Ended(True, "ends well", said)
-    return Ended(False, error_of(output, row.before if not repaired else row.said), said)
+    if mode != "without" and (words := refusal(output)):
+        return Ended(False, f"refused: {words}", said)
+    return Ended(False, error_of(output, row.before if mode == "without" else row.said), said)
 
 
-def together(rows: Sequence[flags.Row], model: Path) -> dict[str, tuple[Ended, Ended]]:
-    """The rows that need no process of their own, in two processes for each environment."""
-    found: dict[str, tuple[Ended, Ended]] = {}
+def refusal(output: str) -> str:
+    """What accel refused, in its own words; empty where the error is not accel's."""
+    found = REFUSAL.findall(output)
+    return str(found[-1]) if found else ""
+
+
+def together(rows: Sequence[flags.Row], model: Path) -> dict[str, list[Ended]]:
+    """The rows that need no process of their own, in three processes for each environment."""
+    found: dict[str, list[Ended]] = {}
     for environment in sorted({row.environment for row in rows}):
         own = [row for row in rows if row.environment == environment]
-        modes = [in_one(environment, mode, own, model) for mode in ("without", "auto")]
+        results = [in_one(environment, mode, own, model) for mode in MODES]
         for row in own:
-            found[row.name] = (ended(row, modes[0], False), ended(row, modes[1], True))
+            found[row.name] = [
+                ended(row, result, mode) for mode, result in zip(MODES, results, strict=True)
+            ]
     return found
 
 
@@ -133,19 +159,21 @@ def in_one(environment: str, mode: str, rows: Sequence[flags.Row], model: Path) 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def ended(row: flags.Row, results: Any, repaired: bool) -> Ended:
+def ended(row: flags.Row, results: Any, mode: str) -> Ended:
     """A row's part of them."""
     found = results[row.name]
-    text = found["outcome"] + "\n" + "\n".join(found["said"])
-    said = bool(row.said) and row.said in text
-    if found["outcome"] == "ok":
-        return Ended(True, "ends well", said)
-    return Ended(False, error_of(found["outcome"], row.said if repaired else row.before), said)
+    text = "\n".join([*found["said"], found["outcome"]])
+    return seen(row, found["outcome"] == "ok", text, mode)
 
 
 def error_of(output: str, wanted: str) -> str:
     """The line that says what went wrong: the one expected, or the last that looks like it."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    lines = [
+        FRAMES.sub("", part).strip()
+        for line in output.splitlines()
+        for part in line.split(" <- ")  # flag_runner's, an error and its causes
+        if part.strip()
+    ]
     expected = [line for line in lines if wanted and wanted in line]
     errors = [line for line in lines if "Error" in line.partition(":")[0]]
     found = (expected or errors or lines or ["no output"])[-1]
@@ -176,57 +204,81 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--apart", action="store_true", help="two processes for each row")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path, help="a Markdown file to write the table to")
+    parser.add_argument("--record", action="store_true", help="keep it for docs/flags.md")
     given = parser.parse_args(arguments)
+    if given.record and given.only:
+        parser.error("--record keeps the whole table: without --only")
     model = (given.model or smollm2(given.cache)).resolve()
     wanted = [row for row in flags.ROWS if given.only in row.name]
     shared = {} if given.apart else together([row for row in wanted if not row.program], model)
     rows, wrong = [], 0
     for row in wanted:
         started = time.monotonic()
-        if row.name in shared:
-            before, after = shared[row.name]
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                job = write_job(Path(folder), model, row)
-                before = run(row, job, repaired=False)
-                shutil.rmtree(job.parent / "out", ignore_errors=True)
-                after = run(row, job, repaired=True)
-        good = judged(row, before, after)
+        without, auto, strict = shared.get(row.name) or apart(row, model)
+        good = judged(row, without, auto, strict)
         wrong += not good
-        rows.append({"flag": row.name, "before": before.words, "after": told(row, after)})
+        cells = (row.name, cell(without), cell(auto), cell(strict))
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
         mark = "  " if good else "! "
-        seconds = time.monotonic() - started
-        print(f"{mark}{row.name} ({seconds:.0f} s)\n    before  {before.words}", file=sys.stderr)
-        print(f"    after   {told(row, after)}", file=sys.stderr, flush=True)
+        print(f"{mark}{row.name} ({time.monotonic() - started:.0f} s)", file=sys.stderr)
+        for title, text in list(rows[-1].items())[1:]:
+            print(f"    {title:14}{text}", file=sys.stderr, flush=True)
     if given.json:
         print(json.dumps(rows, indent=1))
     else:
         print(markdown(rows))
     if given.write is not None:
         given.write.write_text(markdown(rows) + "\n", encoding="utf-8")
+    if given.record:
+        record = {"where": where(), "rows": rows}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return int(bool(wrong))
 
 
-def judged(row: flags.Row, before: Ended, after: Ended) -> bool:
-    """Whether a row ended as its data says, before and after."""
-    red = row.before in before.words if row.before else before.ok
-    green = after.ok if row.after == flags.TRAINS else not after.ok
-    return red and green and (after.said or not row.said)
+def apart(row: flags.Row, model: Path) -> list[Ended]:
+    """A row in processes of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = write_job(Path(folder), model, row)
+        found = []
+        for mode in MODES:
+            shutil.rmtree(job.parent / "out", ignore_errors=True)
+            found.append(run(row, job, mode))
+        return found
 
 
-def told(row: flags.Row, after: Ended) -> str:
-    """What it came to with accel, in a cell."""
-    if not after.ok:
-        return f"refused: {after.words}"
-    return f"trains; says: {row.said}" if after.said else "trains"
+def judged(row: flags.Row, without: Ended, auto: Ended, strict: Ended) -> bool:
+    """Whether a row ended as its data says, all three times."""
+    red = row.before in without.words if row.before else without.ok
+    green = auto.ok == (row.after == flags.TRAINS)
+    refused = row.after == flags.REFUSED or row.strict == flags.REFUSED
+    return red and green and strict.ok != refused and bool(auto.said or not row.said)
+
+
+def cell(ended: Ended) -> str:
+    """How it ended, in a cell."""
+    if not ended.ok:
+        return ended.words
+    return f"trains; {ended.said}" if ended.said else "trains"
+
+
+def where() -> str:
+    """The processor and the libraries, for the page."""
+    import importlib.metadata
+
+    from accel.machine import ThisMachine
+
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "transformers", "peft", "llamafactory")
+    )
+    return f"{ThisMachine().cpu().model}; {versions}"
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """The table."""
-    lines = ["| flag | without accel | with accel |", "|---|---|---|"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in rows:
-        cells = [row[key].replace("|", "\\|") for key in ("flag", "before", "after")]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(row[key].replace("|", "\\|") for key in COLUMNS) + " |")
     return "\n".join(lines)
 
 

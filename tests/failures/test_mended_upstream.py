@@ -35,6 +35,7 @@ APEX = "transformers.utils.import_utils:is_apex_available transformers >=4.51,<4
 SINK = "transformers.modeling_utils transformers ==5.6.0"
 CNCL = "accelerate.state:PartialState._prepare_backend accelerate >=1.0,<1.15"
 GRPO = "trl.trainer.grpo_trainer:GRPOTrainer._sync_fsdp2_params_to_vllm trl >=0.18,<1"
+PAIRS = "trl.import_utils trl <0.29"
 AUTOSET = (
     "transformers.modeling_utils:PreTrainedModel._autoset_attn_implementation transformers <4.53"
 )
@@ -44,8 +45,8 @@ AUTOSET = (
 @pytest.mark.parametrize(
     ("environment", "mended", "needed"),
     [
-        ("test", {ALIAS, AWQ, APEX, AUTOSET}, {SINK, CNCL, GRPO}),
-        ("transformers-new", {ALIAS, AWQ, APEX, AUTOSET, SINK, CNCL, GRPO}, set()),
+        ("test", {ALIAS, AWQ, APEX, AUTOSET}, {SINK, CNCL, GRPO, PAIRS}),
+        ("transformers-new", {ALIAS, AWQ, APEX, AUTOSET, SINK, CNCL, GRPO, PAIRS}, set()),
         ("transformers-4.57", {SINK, APEX, AUTOSET}, {ALIAS, AWQ}),
         ("apex", {SINK, ALIAS}, {APEX, AWQ, AUTOSET}),
     ],
