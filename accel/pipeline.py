@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from accel.contract import brief, misfit
 from accel.errors import AccelError, InputError
 from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from accel.planning import Plan
     from accel.report import Report
     from accel.resolving import Capabilities, Prober
+    from accel.value import Value
 
-    T = TypeVar("T")
+    V = TypeVar("V", bound=Value)
 
 CHOICES: Mapping[str, Feature] = {
     "attention": Feature.ATTENTION,
@@ -204,26 +206,24 @@ def patches_of(known: Plugins, answers: Iterable[Answer]) -> list[Patch]:
     ]
 
 
-def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[V]) -> list[V]:
     """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        known.fail(owner, f"answered {hook} with {_brief(value)}, not a list of {kind.__name__}")
+        known.fail(owner, f"answered {hook} with {brief(value)}, not a list of {kind.__name__}")
         return []
     items = list(value)
-    wrong = [item for item in items if not isinstance(item, kind)]
-    if wrong:
-        known.fail(
-            owner, f"answered {hook} with {_brief(wrong[0])} in the list, not {kind.__name__}"
-        )
+    for item in items:
+        if not isinstance(item, kind):
+            said = f"{brief(item)} in the list, not {kind.__name__}"
+        elif (problem := misfit(item)) is not None:
+            said = f"a {kind.__name__} whose {problem}"
+        else:
+            continue
+        known.fail(owner, f"answered {hook} with {said}")
         return []
     return items
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _resolve(
