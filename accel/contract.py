@@ -51,7 +51,8 @@ _TEXTS = "tuple[str, ...]"
 
 def misfit(value: Value) -> str | None:
     """The first field that holds what it may not, in words; None where all are as they should."""
-    for name, expected in _fields(type(value)):
+    kind: Any = type(value)
+    for name, expected in _fields(kind):
         given: Any = getattr(value, name)
         if not isinstance(given, expected.kinds):
             return f"{name} is {brief(given)}, not {expected.words}"

@@ -13,13 +13,14 @@ from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
 from accel.resting import CollectorAtRest
 from accel.value import replaced
-from accel.values import Device, Feature, Impl, Patch, PluginInfo
+from accel.values import Device, Feature, Impl, Level, Note, Patch, PluginInfo
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, TypeVar
 
+    from accel.patching import Journal
     from accel.planning import Plan
     from accel.report import Report
     from accel.resolving import Capabilities, Prober
@@ -37,6 +38,16 @@ _DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32"
 _lock = threading.RLock()
 _plugins: Plugins | None = None
 _current: Report | None = None
+
+
+def _after_fork() -> None:
+    """A thread that held the lock is not in the child, and would never let go of it there."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def loaded_plugins() -> Plugins:
@@ -98,11 +109,13 @@ def auto(
     `wanted` are `attention`, `dtype` and `collective` by name: each is had, or
     CapabilityUnavailable says why not. Under `strict` what a library asks for later and the
     device lacks is that error too, instead of a downgrade with a line in the report.
-    A second call changes nothing and returns the first's Report, until `Report.revert()`.
+    A second call changes nothing and returns the first's Report, until `Report.revert()`; what it
+    asked for and the first has not is a warning there.
     """
     global _current
     with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
+            _tell_unmet(_current, device, wanted)
             return _current
         from accel.patching import Journal
         from accel.report import Report
@@ -115,12 +128,42 @@ def auto(
         planned = _plan(known, host, capabilities, found)
         journal = Journal()
         if apply:
-            # a patch is for the library in this process, whatever machine is simulated
-            journal.apply(planned.patches, version=ThisMachine().version)
+            _apply(journal, planned)
         report = Report(planned, capabilities, journal)
         _current = report
     known.call("accel_report", report=report)
     return report
+
+
+def _apply(journal: Journal, planned: Plan) -> None:
+    """All of the patches or, where the user interrupts, none: nobody would have the way back."""
+    try:
+        # a patch is for the library in this process, whatever machine is simulated
+        journal.apply(planned.patches, version=ThisMachine().version)
+    except BaseException:
+        journal.revert()
+        raise
+
+
+def _tell_unmet(report: Report, device: str | None, wanted: Mapping[str, Any]) -> None:
+    """A line in the report on what a later `auto()` asked for and does not get."""
+    from accel.selecting import names_of
+
+    asked = {name: _choice_name(value) for name, value in wanted.items() if name in CHOICES}
+    plan = report.plan
+    unmet = [f"{name}={value!r}" for name, value in asked.items() if getattr(plan, name) != value]
+    if device is not None and str(device).strip().lower() not in names_of(report.device):
+        unmet.insert(0, f"device={str(device)!r}")
+    if unmet:
+        note = Note(
+            level=Level.WARNING,
+            subject="accel.auto()",
+            message=f"was called again with {', '.join(unmet)}: the first call stands, "
+            f"with {report.device.torch_name} ({report.device.name})",
+            remedy="accel.current().revert() before the second call",
+            origin="accel",
+        )
+        report.capabilities.note(note)
 
 
 def current() -> Report:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,8 @@ import accel
 from accel import pipeline
 from accel.errors import AccelError, CapabilityUnavailable, InputError, UnknownDevice
 from accel.planning import Plan
-from accel.values import Feature, Patch
+from accel.value import replaced
+from accel.values import Feature, Level, Patch
 from fakes import FakeMachine, candidate, host_plugin, plugin, plugins_of
 
 
@@ -71,6 +74,60 @@ def test_auto_applies_once_and_revert_restores(own_plugins: list[Patch]) -> None
     again = accel.auto()
     assert again is not report
     assert json.loads("2") == 4
+
+
+def test_a_second_call_that_wants_something_else_is_told_so(own_plugins: list[Patch]) -> None:
+    report = accel.auto(dtype="float32")
+    for same in ({}, {"device": "CPU"}, {"device": "host"}, {"dtype": "fp32"}):
+        accel.auto(**same)  # type: ignore[arg-type]
+    assert [note for note in report.notes if note.subject == "accel.auto()"] == []
+    assert accel.auto("acme", attention="eager", dtype="float32") is report
+    (note,) = [note for note in report.notes if note.subject == "accel.auto()"]
+    assert note.level is Level.WARNING
+    assert "device='acme', attention='eager':" in note.message
+    assert "cpu (Host)" in note.message
+
+
+def test_an_interrupt_while_patching_leaves_nothing_behind(own_plugins: list[Patch]) -> None:
+    def interrupted(original: Any) -> Any:
+        raise KeyboardInterrupt
+
+    own_plugins += [DOUBLING, replaced(DOUBLING, target="json:dumps", replace=interrupted)]
+    own_plugins.append(replaced(DOUBLING, target="not_imported_yet:x"))
+    original, finders = json.loads, list(sys.meta_path)
+    with pytest.raises(KeyboardInterrupt):
+        accel.auto()
+    assert json.loads is original
+    assert list(sys.meta_path) == finders
+    own_plugins[:] = [DOUBLING]
+    accel.auto()
+    assert json.loads("2") == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_finds_devices_although_a_thread_was_in_auto(
+    own_plugins: list[Patch],
+) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pipeline._lock:
+            inside.set()
+            leave.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(60)
+    try:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            os._exit(0 if pipeline.loaded_plugins().infos else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        leave.set()
+        holder.join()
 
 
 def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
