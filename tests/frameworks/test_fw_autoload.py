@@ -83,7 +83,7 @@ def test_with_nowhere_to_say_it_torch_goes_on(monkeypatch, capsys, stderr, fails
     def auto():
         if fails:
             raise RuntimeError
-        return None
+        return
 
     monkeypatch.setenv("ACCEL_AUTO", "1")
     monkeypatch.delenv("ACCEL_PROBING", raising=False)
