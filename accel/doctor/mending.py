@@ -20,7 +20,6 @@ from accel.errors import InputError
 from accel.troubles import Finding
 from accel.value import Value
 
-ENV_FILE = "accel-env.sh"
 _PIP_FLAGS = frozenset(
     [
         "--force-reinstall",
