@@ -6,11 +6,15 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from accel.errors import AccelError
-from accel.resolving import Capabilities
 from accel.values import Feature
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 FIRST_STEPS = 10
 """Optimiser steps in which every loss is looked at, which costs a wait for the device each."""

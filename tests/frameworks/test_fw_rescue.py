@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accel.errors import CapabilityUnavailable
 from accel.values import Feature
-from accel_frameworks import arguments, diagnosing, llamafactory_webui, rescue, switching
+from accel_frameworks import arguments, batches, diagnosing, llamafactory_webui, rescue, switching
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5))
@@ -22,8 +22,8 @@ def test_pieces_are_the_batch(rows, piece, width):
         "temperature": 0.5,
         "scale": torch.tensor(2.0),
     }
-    parts = rescue.split(batch, piece)
-    assert all(rescue.rows_of(part) <= piece for part in parts)
+    parts = batches.split(batch, piece)
+    assert all(batches.rows_of(part) <= piece for part in parts)
     assert torch.equal(torch.cat([part["input_ids"] for part in parts]), batch["input_ids"])
     assert [name for part in parts for name in part["names"]] == batch["names"]
     assert all(part["temperature"] == 0.5 for part in parts)
@@ -34,8 +34,8 @@ def test_shares_weigh_by_the_labels_that_count(kept):
     labels = torch.where(torch.tensor(kept), 1, -100)
     losses = torch.rand(len(kept), 2)
     counted = (labels[:, 1:] != -100).float()
-    parts = rescue.split({"labels": labels}, 2)
-    shares = rescue.shares(parts)
+    parts = batches.split({"labels": labels}, 2)
+    shares = batches.shares(parts)
     assert sum(shares) == pytest.approx(1.0)
     if counted.sum() == 0:
         return
