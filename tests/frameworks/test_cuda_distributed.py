@@ -10,7 +10,7 @@ import cuda_names
 from accel_frameworks.torch import distributed
 
 RANK = """
-import os, datetime, torch, torch.distributed as dist
+import os, datetime, warnings, torch, torch.distributed as dist
 rank = int(os.environ["LOCAL_RANK"])
 torch.cuda.set_device(rank)
 dist.init_process_group(BACKEND, device_id=torch.device("cuda", rank),
@@ -36,6 +36,12 @@ assert half.item() == [0.5, 2.5][rank]
 total = torch.tensor([rank * 2.0]).cuda()
 dist.reduce(total, 0, op=dist.ReduceOp.AVG)
 assert rank or total.item() == 1
+first = dist.new_group([0], backend="nccl")
+alone = torch.tensor([4.0]).cuda()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch warns the rank that is not in the group
+    dist.all_reduce(alone, op=dist.ReduceOp.AVG, group=first)
+assert alone.item() == 4
 things = [{"rank": 0}, "text"] if rank == 0 else [None, None]
 dist.broadcast_object_list(things, src=0, device=torch.device("cuda", rank))
 assert things == [{"rank": 0}, "text"]
