@@ -131,7 +131,10 @@ def auto(
             _apply(journal, planned)
         report = Report(planned, capabilities, journal)
         _current = report
+    before = len(known.failures)
     known.call("accel_report", report=report)
+    for failure in known.failures[before:]:  # too late for the plan, and still to be said
+        report.capabilities.note(failure)
     return report
 
 

@@ -88,6 +88,22 @@ def test_a_second_call_that_wants_something_else_is_told_so(own_plugins: list[Pa
     assert "cpu (Host)" in note.message
 
 
+def test_a_plugin_that_fails_when_it_is_told_is_in_the_report(
+    own_plugins: list[Patch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(report: Any) -> None:
+        raise RuntimeError("boom")
+
+    known = plugins_of(
+        candidate("host", host_plugin(), "accel-hal"),
+        candidate("listener", plugin(report=told), "listener-dist", "2.0"),
+    )
+    monkeypatch.setattr(pipeline, "_plugins", known)
+    (note,) = [note for note in accel.auto().notes if note.subject == "plugin listener"]
+    assert (note.level, note.origin) == (Level.ERROR, "listener-dist 2.0")
+    assert "boom in accel_report" in note.message
+
+
 def test_an_interrupt_while_patching_leaves_nothing_behind(own_plugins: list[Patch]) -> None:
     def interrupted(original: Any) -> Any:
         raise KeyboardInterrupt
