@@ -152,7 +152,7 @@ def _tell_unmet(report: Report, device: str | None, wanted: Mapping[str, Any]) -
     """A line in the report on what a later `auto()` asked for and does not get."""
     from accel.selecting import names_of
 
-    asked = {name: _choice_name(value) for name, value in wanted.items() if name in CHOICES}
+    asked = {name: _choice_name(wanted[name]) for name in CHOICES if wanted.get(name)}
     plan = report.plan
     unmet = [f"{name}={value!r}" for name, value in asked.items() if getattr(plan, name) != value]
     if device is not None and str(device).strip().lower() not in names_of(report.device):

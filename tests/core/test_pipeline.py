@@ -78,7 +78,7 @@ def test_auto_applies_once_and_revert_restores(own_plugins: list[Patch]) -> None
 
 def test_a_second_call_that_wants_something_else_is_told_so(own_plugins: list[Patch]) -> None:
     report = accel.auto(dtype="float32")
-    for same in ({}, {"device": "CPU"}, {"device": "host"}, {"dtype": "fp32"}):
+    for same in ({}, {"device": "CPU"}, {"device": "host"}, {"dtype": "fp32"}, {"attention": None}):
         accel.auto(**same)  # type: ignore[arg-type]
     assert [note for note in report.notes if note.subject == "accel.auto()"] == []
     assert accel.auto("acme", attention="eager", dtype="float32") is report
