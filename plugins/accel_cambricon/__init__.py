@@ -89,7 +89,7 @@ def accel_patches(device: Device, machine: Machine) -> Iterable[Patch]:
             reason="torch.mlu.is_available() must not initialise the device in a parent process",
             environ={"PYTORCH_CNDEV_BASED_MLU_CHECK": "1"},
             distribution="torch-mlu",
-            upstream="Cambricon/torch_mlu",
+            upstream="https://github.com/Cambricon/torch_mlu",
             until="torch_mlu checks through CNDev by default",
         )
     ]
