@@ -158,6 +158,22 @@ def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
     assert json.loads(report.explain("json"))["chosen"]["attention"] == "sdpa"
 
 
+def test_a_device_without_any_dtype_says_what_became_of_each(own_plugins: list[Patch]) -> None:
+    pytest.importorskip("torch")
+    report = accel.auto()
+    rejected = tuple(
+        replaced(one, accepted=False, reason="it computes nonsense")
+        for one in report.plan.decisions
+        if one.feature is Feature.DTYPE
+    )
+    plan = replaced(report.plan, dtype=None, decisions=rejected)
+    with pytest.raises(CapabilityUnavailable) as caught:
+        _ = accel.Report(plan, report.capabilities, report._journal).dtype
+    assert len(caught.value.reasons) == len(rejected)
+    assert "it computes nonsense" in str(caught.value)
+    assert "accel explain --probe" in str(caught.value)
+
+
 def test_apply_false_only_looks(own_plugins: list[Patch]) -> None:
     own_plugins.append(DOUBLING)
     original = json.loads
