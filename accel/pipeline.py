@@ -285,7 +285,8 @@ def _resolve(
 
     choices = _choices(wanted, machine)
     found = detect(known, machine)
-    if device is not None and (error := known.error_of(device)) is not None:
+    named = device or machine.env("ACCEL_DEVICE")
+    if named and (error := known.error_of(str(named))) is not None:
         raise error
     chosen, notes = select(found, device, machine, lambda usable: _claim(known, machine, usable))
     capabilities = Capabilities(
@@ -295,7 +296,7 @@ def _resolve(
         prober=_prober(chosen, machine) if probe else None,
         wanted=choices,
         strict=strict,
-        chosen_by_name=bool(device or machine.env("ACCEL_DEVICE")),
+        chosen_by_name=bool(named),
     )
     for note in notes:
         capabilities.note(note)

@@ -69,10 +69,12 @@ def test_asked_for_by_name_a_plugin_broken_at_load_is_an_error(kind: str) -> Non
     load, said = BROKEN_AT_LOAD[kind]
     known = with_host(candidate("broken", load, "broken-dist"), seconds=0.3)
 
-    with pytest.raises(PluginLoadError) as caught:
-        pipeline._resolve(known, FakeMachine(), "broken", {}, strict=False)
-    assert said in str(caught.value)
-    assert "broken-dist" in str(caught.value)
+    by_variable = FakeMachine(variables={"ACCEL_DEVICE": "broken"})
+    for machine, named in ((FakeMachine(), "broken"), (by_variable, None)):
+        with pytest.raises(PluginLoadError) as caught:
+            pipeline._resolve(known, machine, named, {}, strict=False)
+        assert said in str(caught.value)
+        assert "broken-dist" in str(caught.value)
 
 
 BROKEN_IN_A_HOOK = {
