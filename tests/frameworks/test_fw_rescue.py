@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 
 import pytest
@@ -148,3 +149,32 @@ def test_only_llamafactory_s_own_command_is_served():
     served = llamafactory_webui.served(["llamafactory-cli", "train", "a b.yaml"])
     assert served[1:] == ["-m", "accel", "llamafactory", "train", "a b.yaml"]
     assert llamafactory_webui.served(["ls", "-l"]) == ["ls", "-l"]
+
+
+def test_the_first_to_lose_it_is_named_whatever_else_it_was_given():
+    class Loses(torch.nn.Module):
+        def forward(self, mask, nothing, x):
+            return x * float("inf")
+
+    model = torch.nn.Sequential(torch.nn.Identity())
+    model.add_module("loses", Loses())
+    trainer = types.SimpleNamespace(
+        compute_loss_context_manager=contextlib.nullcontext,
+        _prepare_inputs=lambda inputs: inputs,
+        compute_loss=lambda model, inputs: model.loses(
+            torch.tensor([True]), torch.empty(0), inputs["x"]
+        ),
+    )
+    said = diagnosing._first_lost(trainer, model, {"x": torch.tensor([2.0, -3.0])})
+    assert (
+        said == "loses (Loses, torch.float32) is the first to lose it, from an input of at most 3"
+    )
+
+
+def test_a_gradient_of_nothing_is_no_sign_of_life():
+    model = torch.nn.ParameterList([torch.ones(0), torch.ones(2)])
+    for parameter in model:
+        parameter.grad = torch.zeros_like(parameter)
+    assert diagnosing._gradients_live(model) is False
+    model[1].grad += 1
+    assert diagnosing._gradients_live(model) is True
