@@ -53,6 +53,8 @@ if hasattr(os, "register_at_fork"):
 def loaded_plugins() -> Plugins:
     """The plugins of this process, loaded once."""
     global _plugins
+    if _plugins is not None:  # a hook within an `auto()` must not wait for the lock which that has
+        return _plugins
     with _lock:
         if _plugins is None:
             _plugins = Plugins()

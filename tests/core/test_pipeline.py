@@ -122,7 +122,7 @@ def test_an_interrupt_while_patching_leaves_nothing_behind(own_plugins: list[Pat
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_finds_devices_although_a_thread_was_in_auto(
+def test_a_forked_child_may_call_auto_although_a_thread_was_in_it(
     own_plugins: list[Patch],
 ) -> None:
     inside, leave = threading.Event(), threading.Event()
@@ -139,11 +139,27 @@ def test_a_forked_child_finds_devices_although_a_thread_was_in_auto(
         child = os.fork()
         if child == 0:
             signal.alarm(10)
-            os._exit(0 if pipeline.loaded_plugins().infos else 1)
+            os._exit(0 if accel.auto(apply=False).device else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
         leave.set()
         holder.join()
+
+
+def test_a_hook_may_ask_for_devices_while_auto_holds_its_lock(
+    own_plugins: list[Patch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks run in a thread of their own, which would wait for the one that waits for them."""
+    seen: list[Any] = []
+    known = plugins_of(
+        candidate("host", host_plugin(), "accel-hal"),
+        candidate("nosy", plugin(patches=lambda device: seen.extend(accel.devices()))),
+        seconds=5.0,
+    )
+    monkeypatch.setattr(pipeline, "_plugins", known)
+    report = accel.auto()
+    assert [device.kind for device in seen] == ["cpu"]
+    assert report.notes == ()
 
 
 def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
