@@ -35,9 +35,20 @@ def load() -> None:
         with CollectorAtRest():
             from accel import pipeline
 
-        print(line_of(pipeline.auto()), file=sys.stderr, flush=True)
+        said = line_of(pipeline.auto())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - `import torch` must not fail for it
-        print(f"accel: auto() failed, nothing was changed: {_brief(error)}", file=sys.stderr)
+        said = f"accel: auto() failed, nothing was changed: {_brief(error)}"
+    _say(said)
+
+
+def _say(line: str) -> None:
+    """On stderr, where there is one: a daemon's is closed, and a pipe may have lost its reader."""
+    import contextlib
+    import sys
+
+    if sys.stderr is not None:  # to print() None means stdout, which is the program's own
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def line_of(report: Report) -> str:

@@ -181,10 +181,13 @@ def same_number(version: str) -> str | None:
 
 
 def named_in_local(version: str) -> str | None:
-    """For a bridge that names its torch in the local part: 1.33.1+torch2.11.0 is for 2.11.0."""
+    """For what names its torch in the local part of its version.
+
+    1.33.1+torch2.11.0 is for 2.11.0, and 2.8.3+cu12torch2.9cxx11abiTRUE for 2.9.
+    """
     import re
 
-    match = re.search(r"\+(?:.*[._-])?torch[._-]?(\d+(?:\.\d+)+)", version.lower())
+    match = re.search(r"\+.*?torch[._-]?(\d+(?:\.\d+)+)", version.lower())
     return match.group(1) if match else None
 
 

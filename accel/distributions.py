@@ -135,19 +135,21 @@ def _read(path: str) -> str:
 
 
 def _said_by(folder: str) -> tuple[str, str | None]:
-    """The name and version in the metadata. The headers stand first, a long description last."""
+    """The name and version in the metadata's headers; after the first blank line stands prose."""
     for path in (f"{folder}/METADATA", f"{folder}/PKG-INFO", folder):  # an egg-info may be a file
         said: dict[str, str] = {}
         try:
             with open(path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     key, _, rest = line.partition(":")
-                    if key in ("Name", "Version"):
-                        said.setdefault(key, rest.strip())
-                        if len(said) == 2:
-                            return said["Name"], said["Version"]
+                    if key.lower() in ("name", "version"):
+                        said.setdefault(key.lower(), rest.strip())
+                    if len(said) == 2 or not line.strip():
+                        break
         except OSError:
             continue
+        if said:
+            return said.get("name", ""), said.get("version")
     return "", None
 
 

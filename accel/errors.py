@@ -22,6 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class AccelError(Exception):
     """Base of all errors of accel. `remedy` is a command or an edit, never a shrug."""
@@ -32,6 +36,11 @@ class AccelError(Exception):
         self.remedy = remedy
         super().__init__(wanted, found, remedy)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception pickles as a call with its `args`, which fields given by name do not take:
+        # a worker's error would break the pool that carries it to its parent
+        return _rebuilt, (type(self), *self.args), vars(self)
+
     def __str__(self) -> str:
         lines = [self.wanted]
         if self.found:
@@ -39,6 +48,10 @@ class AccelError(Exception):
         if self.remedy:
             lines.append(f"  try:   {self.remedy}")
         return "\n".join(lines)
+
+
+def _rebuilt(kind: type[AccelError], *args: str) -> AccelError:
+    return kind.__new__(kind, *args)
 
 
 class PluginError(AccelError):

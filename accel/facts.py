@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from accel import toml
+from accel.contract import brief, misfit
 from accel.errors import PluginContractError
 from accel.value import Value, field_names
 from accel.values import Feature, Impl, Probe
@@ -97,27 +98,37 @@ def load_facts(package: str, resource: str = "facts.toml") -> Facts:
     """
     data = package_data(package, resource)
     if data is None:
-        raise PluginContractError(f"{package} has no loader that could read {resource}")
+        raise PluginContractError(f"{package} has no {resource} that can be read")
     return _facts(data.decode("utf-8"), f"{package}/{resource}")
 
 
 def package_data(package: str, resource: str) -> bytes | None:
-    """A file of an importable package: what `pkgutil.get_data` gives, without its import."""
+    """A file of an importable package, or None: `pkgutil.get_data` without its import."""
     __import__(package)
     module = sys.modules[package]
     loader: Any = getattr(module.__spec__, "loader", None)
     file = getattr(module, "__file__", None)
     if file is None or not hasattr(loader, "get_data"):
         return None
-    data: bytes = loader.get_data(os.path.join(os.path.dirname(file), *resource.split("/")))
+    try:
+        data: bytes = loader.get_data(os.path.join(os.path.dirname(file), *resource.split("/")))
+    except OSError:
+        return None
     return data
 
 
 def parse_facts(text: str, origin: str) -> Facts:
-    """Facts from the text of a file, all of them checked; `origin` is what errors call it."""
+    """Facts from the text of a file, all of them checked; `origin` is what errors call it.
+
+    For a plugin's own tests: `load_facts` checks what it is asked for. Raises PluginContractError.
+    """
     facts = _facts(text, origin)
-    for name in facts.archs:
-        facts.arch(name)
+    for name, arch in facts.archs.items():
+        for impl in arch.impls:
+            problem = misfit(impl)
+            if problem is not None:
+                where = f"{origin}: arch.{name}.{impl.feature.value}.{impl.name}"
+                raise PluginContractError(f"{where} is not as it should be", found=problem)
     return facts
 
 
@@ -135,6 +146,9 @@ def _facts(text: str, origin: str) -> Facts:
     sources = document.get("sources", {})
     common = document.get("implementations", {})
     raw = document.get("arch", {})
+    for key, table in (("sources", sources), ("implementations", common), ("arch", raw)):
+        if not isinstance(table, dict):
+            raise PluginContractError(f"{origin}: [{key}] must be a table", found=brief(table))
     for key in common:
         if key not in _FEATURES:
             raise _no_feature(f"{origin}: implementations.{key}", key)
@@ -165,6 +179,21 @@ def _inherited(name: str, raw: Mapping[str, Any], origin: str) -> dict[str, Any]
 
 
 def _arch(
+    name: str,
+    raw: Mapping[str, Any],
+    common: Mapping[str, Any],
+    sources: Mapping[str, str],
+    origin: str,
+) -> ArchFacts:
+    try:
+        return _read_arch(name, raw, common, sources, origin)
+    except (TypeError, AttributeError, ValueError) as error:  # a value where a table should be
+        raise PluginContractError(
+            f"{origin}: arch.{name} is not as it should be", found=str(error)
+        ) from error
+
+
+def _read_arch(
     name: str,
     raw: Mapping[str, Any],
     common: Mapping[str, Any],
@@ -216,13 +245,18 @@ def _impl(
         raise PluginContractError(
             f"{where} names a source that [sources] lacks: {fields['source']}"
         )
+    requires = fields.get("requires", [])
+    if not isinstance(requires, list):  # of a text, tuple() would make requirements of one letter
+        raise PluginContractError(
+            f"{where}: requires must be a list", found=brief(requires), remedy='requires = ["..."]'
+        )
     probe = fields.get("probe")
     return Impl(
         **{
             **fields,
             "feature": feature,
             "name": name,
-            "requires": tuple(fields.get("requires", ())),
+            "requires": tuple(requires),
             "probe": Probe(**probe) if probe else None,
             "source": sources.get(fields.get("source", ""), ""),
         }

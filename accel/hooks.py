@@ -113,7 +113,11 @@ def by_pluggy(plugin: Any, name: str) -> list[Implementation]:
     for caller in manager.get_hookcallers(plugin) or ():
         for impl in caller.get_hookimpls():
             if impl.hookwrapper or impl.wrapper:
-                raise PluginContractError(f"{caller.name} is a wrapper, which accel does not call")
+                raise PluginContractError(
+                    f"{caller.name} is a wrapper, which accel does not call",
+                    found="hookwrapper=True or wrapper=True",
+                    remedy="@accel.hookimpl, without either",
+                )
             place = bool(impl.trylast) - bool(impl.tryfirst)
             found.append(Implementation(caller.name, impl.function, tuple(impl.argnames), place))
     return found

@@ -7,11 +7,13 @@ from; the others never notice.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accel.distributions import Installed
-from accel.errors import PluginContractError, PluginError, PluginLoadError
+from accel.errors import InputError, PluginContractError, PluginError, PluginLoadError
 from accel.guarding import Hung, describe, guarded
 from accel.hooks import Implementation, implementations
 from accel.value import Value, replaced
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 GROUP = "accel"
 OWN_DISTRIBUTION = "accel-hal"
 SECONDS = 10.0
+MOST_ITEMS = 10_000
+"""Of one answer: a generator that never ends would fill the memory long before its time is up."""
 
 
 class Candidate(Value, kw_only=False):
@@ -73,11 +77,22 @@ def refused_names() -> frozenset[str]:
 
 
 def hook_seconds() -> float:
-    """The time limit of one hook call: `ACCEL_PLUGIN_SECONDS`, else 10 s."""
+    """The time limit of one hook call: `ACCEL_PLUGIN_SECONDS`, else 10 s.
+
+    Raises InputError for what is no time that can be waited for.
+    """
+    setting = os.environ.get("ACCEL_PLUGIN_SECONDS", "").strip()
     try:
-        return float(os.environ.get("ACCEL_PLUGIN_SECONDS", SECONDS))
+        seconds = float(setting) if setting else SECONDS
     except ValueError:
-        return SECONDS
+        seconds = 0.0
+    if not 0.0 < seconds <= threading.TIMEOUT_MAX:
+        raise InputError(
+            "ACCEL_PLUGIN_SECONDS is the time of one call of a plugin, in seconds above 0",
+            found=f"ACCEL_PLUGIN_SECONDS={setting}",
+            remedy=f"unset ACCEL_PLUGIN_SECONDS, which means {SECONDS:g}",
+        )
+    return seconds
 
 
 class Plugins:
@@ -262,6 +277,15 @@ def _problem_of(error: BaseException) -> str:
 
 
 def _settled(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """What a hook answers; a generator's items are taken while the guard is still on."""
+    """What a hook answers; whatever gives its items one by one does so while the guard is on."""
     value = function(*arguments)
-    return list(value) if hasattr(value, "__next__") else value
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
+        return value
+    if hasattr(
+        value, "__enter__"
+    ):  # a context that a hook was asked for, to be entered and no more
+        return value
+    items = list(itertools.islice(value, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise PluginContractError(f"more than {MOST_ITEMS} items were answered")
+    return items

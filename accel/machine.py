@@ -154,7 +154,11 @@ class Machine(abc.ABC):
 
 
 class ThisMachine(Machine):
-    """The machine this process runs on. Every answer is kept, so asking twice costs nothing."""
+    """The machine this process runs on.
+
+    What takes long is asked once: PCI, the processor, versions, queries and commands. Variables,
+    files and paths are looked at anew each time.
+    """
 
     name = "this machine"
     is_here = True
@@ -162,6 +166,7 @@ class ThisMachine(Machine):
     def __init__(self) -> None:
         self._answers: dict[str, Answer] = {}
         self._versions: dict[str, str | None] = {}
+        self._printed: dict[tuple[str, ...], str | None] = {}
 
     def env(self, name: str) -> str | None:
         return os.environ.get(name)
@@ -265,20 +270,30 @@ class ThisMachine(Machine):
         return self._answers[name]
 
     def command(self, argv: Sequence[str]) -> str | None:
-        import subprocess  # costs milliseconds, and most machines ask for no command
+        key = tuple(argv)
+        if key not in self._printed:
+            self._printed[key] = _printed_by(key)
+        return self._printed[key]
 
-        try:
-            done = subprocess.run(
-                list(argv),
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
+
+def _printed_by(argv: Sequence[str]) -> str | None:
+    import subprocess  # costs milliseconds, and most machines ask for no command
+
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            # a tool may print in a locale's own encoding, and a name that is not readable is no
+            # reason to lose the card
+            encoding="utf-8",
+            errors="replace",
+            timeout=COMMAND_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _may_match(pattern: str) -> bool:

@@ -7,23 +7,26 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from accel.contract import brief, misfit
 from accel.errors import AccelError, InputError
 from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
 from accel.resting import CollectorAtRest
 from accel.value import replaced
-from accel.values import Device, Feature, Impl, Patch, PluginInfo
+from accel.values import Device, Feature, Impl, Level, Note, Patch, PluginInfo
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, TypeVar
 
+    from accel.patching import Journal
     from accel.planning import Plan
     from accel.report import Report
     from accel.resolving import Capabilities, Prober
+    from accel.value import Value
 
-    T = TypeVar("T")
+    V = TypeVar("V", bound=Value)
 
 CHOICES: Mapping[str, Feature] = {
     "attention": Feature.ATTENTION,
@@ -37,9 +40,21 @@ _plugins: Plugins | None = None
 _current: Report | None = None
 
 
+def _after_fork() -> None:
+    """A thread that held the lock is not in the child, and would never let go of it there."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def loaded_plugins() -> Plugins:
     """The plugins of this process, loaded once."""
     global _plugins
+    if _plugins is not None:  # a hook within an `auto()` must not wait for the lock which that has
+        return _plugins
     with _lock:
         if _plugins is None:
             _plugins = Plugins()
@@ -103,11 +118,13 @@ def auto(
     device lacks is that error too, instead of a downgrade with a line in the report.
     `apply=False` chooses and reports, and repairs nothing.
     Raises DeviceError where no device of that name is here, or none that torch can use.
-    A second call changes nothing and returns the first's Report, until `Report.revert()`.
+    A second call changes nothing and returns the first's Report, until `Report.revert()`; what it
+    asked for and the first has not is a warning there.
     """
     global _current
     with _lock, CollectorAtRest():
         if _current is not None and not _current.reverted:
+            _tell_unmet(_current, device, wanted)
             return _current
         from accel.patching import Journal
         from accel.report import Report
@@ -120,12 +137,45 @@ def auto(
         planned = _plan(known, host, capabilities, found)
         journal = Journal()
         if apply:
-            # a patch is for the library in this process, whatever machine is simulated
-            journal.apply(planned.patches, version=ThisMachine().version)
+            _apply(journal, planned)
         report = Report(planned, capabilities, journal)
         _current = report
+    before = len(known.failures)
     known.call("accel_report", report=report)
+    for failure in known.failures[before:]:  # too late for the plan, and still to be said
+        report.capabilities.note(failure)
     return report
+
+
+def _apply(journal: Journal, planned: Plan) -> None:
+    """All of the patches or, where the user interrupts, none: nobody would have the way back."""
+    try:
+        # a patch is for the library in this process, whatever machine is simulated
+        journal.apply(planned.patches, version=ThisMachine().version)
+    except BaseException:
+        journal.revert()
+        raise
+
+
+def _tell_unmet(report: Report, device: str | None, wanted: Mapping[str, Any]) -> None:
+    """A line in the report on what a later `auto()` asked for and does not get."""
+    from accel.selecting import names_of
+
+    asked = {name: _choice_name(wanted[name]) for name in CHOICES if wanted.get(name)}
+    plan = report.plan
+    unmet = [f"{name}={value!r}" for name, value in asked.items() if getattr(plan, name) != value]
+    if device is not None and str(device).strip().lower() not in names_of(report.device):
+        unmet.insert(0, f"device={str(device)!r}")
+    if unmet:
+        note = Note(
+            level=Level.WARNING,
+            subject="accel.auto()",
+            message=f"was called again with {', '.join(unmet)}: the first call stands, "
+            f"with {report.device.torch_name} ({report.device.name})",
+            remedy="accel.current().revert() before the second call",
+            origin="accel",
+        )
+        report.capabilities.note(note)
 
 
 def current() -> Report:
@@ -211,26 +261,24 @@ def patches_of(known: Plugins, answers: Iterable[Answer]) -> list[Patch]:
     ]
 
 
-def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[T]) -> list[T]:
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[V]) -> list[V]:
     """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        known.fail(owner, f"answered {hook} with {_brief(value)}, not a list of {kind.__name__}")
+        known.fail(owner, f"answered {hook} with {brief(value)}, not a list of {kind.__name__}")
         return []
     items = list(value)
-    wrong = [item for item in items if not isinstance(item, kind)]
-    if wrong:
-        known.fail(
-            owner, f"answered {hook} with {_brief(wrong[0])} in the list, not {kind.__name__}"
-        )
+    for item in items:
+        if not isinstance(item, kind):
+            said = f"{brief(item)} in the list, not {kind.__name__}"
+        elif (problem := misfit(item)) is not None:
+            said = f"a {kind.__name__} whose {problem}"
+        else:
+            continue
+        known.fail(owner, f"answered {hook} with {said}")
         return []
     return items
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _resolve(
@@ -246,7 +294,8 @@ def _resolve(
 
     choices = _choices(wanted, machine)
     found = detect(known, machine)
-    if device is not None and (error := known.error_of(device)) is not None:
+    named = device or machine.env("ACCEL_DEVICE")
+    if named and (error := known.error_of(str(named))) is not None:
         raise error
     chosen, notes = select(found, device, machine, lambda usable: _claim(known, machine, usable))
     capabilities = Capabilities(
@@ -256,7 +305,7 @@ def _resolve(
         prober=_prober(chosen, machine) if probe else None,
         wanted=choices,
         strict=strict,
-        chosen_by_name=bool(device or machine.env("ACCEL_DEVICE")),
+        chosen_by_name=bool(named),
     )
     for note in notes:
         capabilities.note(note)

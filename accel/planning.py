@@ -64,7 +64,12 @@ class Plan(Value):
     def from_json(cls, document: Any) -> Plan:
         """The Plan that `to_json` wrote. Raises InputError on anything else."""
         if not isinstance(document, Mapping) or document.get("schema") != SCHEMA:
-            raise InputError("this is not a saved plan", remedy="accel plan --json > plan.json")
+            schema = document.get("schema") if isinstance(document, Mapping) else None
+            raise InputError(
+                "this is not a saved plan",
+                found=f"schema {schema!r}, not {SCHEMA!r}",
+                remedy="accel plan --json > plan.json",
+            )
         body = {key: value for key, value in document.items() if key != "schema"}
         try:
             return _build(cls, body)

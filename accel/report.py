@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from accel.errors import CapabilityUnavailable
 from accel.planning import Plan
 from accel.resolving import Capabilities
-from accel.values import Device, Note
+from accel.values import Device, Feature, Note
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,12 @@ class Report:
         import torch
 
         if self.plan.dtype is None:
+            decisions = self.plan.of(Feature.DTYPE)
             raise CapabilityUnavailable(
-                f"no dtype was proven on {self.device.name}", remedy="accel explain --probe"
+                f"no dtype can be had on {self.device.name} ({self.device.arch})",
+                found=f"{len(decisions)} declared, all of them rejected",
+                remedy="accel explain --probe",
+                reasons=[f"{d.name}: {d.stage.value}: {d.reason}" for d in decisions],
             )
         dtype = getattr(torch, self.plan.dtype)
         assert isinstance(dtype, torch.dtype)

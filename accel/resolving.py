@@ -53,14 +53,19 @@ def _requirement(text: str) -> tuple[str, Callable[[str], bool], bool]:
 def unmet(impl: Impl, machine: Machine) -> str | None:
     """The first of an implementation's requirements that the machine does not meet, in words."""
     for text in impl.requires:
-        name, meets, applies = _requirement(text)
-        if not applies:
-            continue
-        version = machine.version(name)
-        if version is None:
-            return f"needs {text}, which is not installed{_because(impl)}"
-        if not meets(version):
-            return f"needs {text}, found {version}{_because(impl)}"
+        version = None
+        try:
+            name, meets, applies = _requirement(text)
+            if not applies:
+                continue
+            version = machine.version(name)
+            if version is None:
+                return f"needs {text}, which is not installed{_because(impl)}"
+            if not meets(version):
+                return f"needs {text}, found {version}{_because(impl)}"
+        except ValueError as error:  # packaging's InvalidRequirement, -Specifier and -Version
+            found = "" if version is None else f", found {version}"
+            return f"needs {text}{found}, which cannot be compared: {' '.join(str(error).split())}"
     return None
 
 

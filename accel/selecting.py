@@ -42,32 +42,48 @@ def select(
         )
     wanted = wanted or machine.env("ACCEL_DEVICE") or None
     if wanted is not None:
-        return _named(devices, wanted, machine), ()
+        return _named(devices, str(wanted), machine)
     usable = [device for device in devices if device.usable]
     if not usable:
         raise _unusable("no device here can be used by torch", devices)
     claimed = claim(usable)
-    chosen = claimed or _of_this_rank(_best_first(usable), machine)
-    return chosen, (*_passed_over(chosen, devices), *_alternatives(chosen, usable, claimed))
+    chosen, shared = (claimed, []) if claimed else _of_this_rank(_best_first(usable), machine)
+    return chosen, (
+        *shared,
+        *_passed_over(chosen, devices),
+        *_alternatives(chosen, usable, claimed),
+    )
 
 
 def _best_first(devices: Sequence[Device]) -> list[Device]:
     return sorted(devices, key=lambda device: (-device.priority, device.kind, device.index))
 
 
-def _of_this_rank(devices: Sequence[Device], machine: Machine) -> Device:
-    """Of equal devices, the one that `LOCAL_RANK` says; torchrun starts one process a device."""
+def _of_this_rank(devices: Sequence[Device], machine: Machine) -> tuple[Device, list[Note]]:
+    """Of equal devices, the one that `LOCAL_RANK` says; torchrun starts one process a device.
+
+    A note where there is none of that number. Of a single one nothing is said: some launchers show
+    each rank its own device alone.
+    """
     first = devices[0]
     rank = machine.env("LOCAL_RANK") or ""
-    peers = [
-        device for device in devices if (device.vendor, device.kind) == (first.vendor, first.kind)
-    ]
-    if rank.isdecimal() and peers:
-        return next((device for device in peers if device.index == int(rank)), first)
-    return first
+    peers = {d.index: d for d in devices if (d.vendor, d.kind) == (first.vendor, first.kind)}
+    own = peers.get(int(rank)) if rank.isdecimal() else first
+    if own is not None or len(peers) == 1:
+        return own or first, []
+    shared = Note(
+        level=Level.WARNING,
+        subject=f"device {first.torch_name}",
+        message=f"LOCAL_RANK is {rank}, and {len(peers)} x {first.name} can be used here: this "
+        "rank shares the first of them with another",
+        remedy=f"torchrun --nproc-per-node={len(peers)}",
+    )
+    return first, [shared]
 
 
-def _named(devices: Sequence[Device], wanted: str, machine: Machine) -> Device:
+def _named(
+    devices: Sequence[Device], wanted: str, machine: Machine
+) -> tuple[Device, tuple[Note, ...]]:
     key = wanted.strip().lower()
     matches = [device for device in devices if key in names_of(device)]
     if not matches:
@@ -92,7 +108,10 @@ def _named(devices: Sequence[Device], wanted: str, machine: Machine) -> Device:
             remedy=f"device={choices[0]!r}",
         )
     ordered = _best_first(usable)
-    return ordered[0] if ":" in key else _of_this_rank(ordered, machine)
+    if ":" in key:
+        return ordered[0], ()
+    chosen, shared = _of_this_rank(ordered, machine)
+    return chosen, tuple(shared)
 
 
 def _unusable(wanted: str, devices: Sequence[Device]) -> NoDevice:
@@ -112,16 +131,19 @@ def _passed_over(chosen: Device, devices: Sequence[Device]) -> list[Note]:
         if not d.usable
         and (d.priority > chosen.priority or (d.vendor != chosen.vendor and d.kind != "cpu"))
     ]
-    seen = dict.fromkeys((d.vendor, d.name, d.problem, d.remedy) for d in lost)
+    counts: dict[tuple[str, str, str | None, str | None], int] = {}
+    for device in lost:
+        key = (device.vendor, device.name, device.problem, device.remedy)
+        counts[key] = counts.get(key, 0) + 1
     return [
         Note(
             level=Level.WARNING,
             subject=f"device {name}",
-            message=f"{sum(d.name == name for d in lost)} x {name} ({vendor}) is here, unused: "
+            message=f"{count} x {name} ({vendor}) is here, unused: "
             f"{problem}. Going on with {chosen.torch_name} ({chosen.name}).",
             remedy=remedy or "accel doctor",
         )
-        for vendor, name, problem, remedy in seen
+        for (vendor, name, problem, remedy), count in counts.items()
     ]
 
 

@@ -7,6 +7,7 @@ plugin (hooks `accel_machine` and `accel_simulate`); nothing here knows which.
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -22,6 +23,16 @@ SIMULATE = "ACCEL_SIMULATE"
 
 _lock = threading.Lock()
 _standing_in: dict[str, Machine] = {}
+
+
+def _after_fork() -> None:
+    """A thread that held the lock is not in the child, and would never let go of it there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def host(known: Plugins) -> Machine:

@@ -95,7 +95,7 @@ def load_troubles(package: str) -> Mapping[str, Trouble]:
     """
     data = package_data(package, FILE)
     if data is None:
-        raise PluginContractError(f"{package} has no loader that could read {FILE}")
+        raise PluginContractError(f"{package} has no {FILE} that can be read")
     return parse_troubles(data.decode("utf-8"), f"{package}/{FILE}")
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping
 
 from accel.value import Value, field, field_names
 
@@ -16,7 +15,27 @@ if TYPE_CHECKING:
     """How well a fact is known: read off a machine of ours, from the vendor's own documentation,
     from a third party, or by reasoning from a relative."""
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+class _Empty(Mapping[str, "Any"]):
+    """No entries. Unlike a mapping proxy it can be copied and pickled, and is itself again then."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY: Mapping[str, Any] = _Empty()
 
 
 class Feature(str, enum.Enum):

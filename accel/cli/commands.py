@@ -50,6 +50,7 @@ def explain(
     if as_json and form not in (None, "json"):
         raise InputError(
             f"--json and --format {form} cannot both be had",
+            found="two forms for one report",
             remedy=f"accel explain --format {form}",
         )
     form = reporting.check_format("json" if as_json else form or "text")

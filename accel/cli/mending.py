@@ -46,7 +46,9 @@ def _check_options(machine: str | None, *, fix: bool, yes: bool, as_json: bool) 
             remedy=f"accel doctor --machine {machine}",
         )
     if yes and not fix:
-        raise InputError("--yes goes with --fix", remedy="accel doctor --fix --yes")
+        raise InputError(
+            "--yes goes with --fix", found="--yes alone", remedy="accel doctor --fix --yes"
+        )
     if fix and not yes and (as_json or not sys.stdin.isatty()):
         raise InputError(
             "nobody can be asked here whether to go on",

@@ -182,7 +182,6 @@ def _run_module(name: str) -> None:
 
 def _as_python(body: Callable[[str], None], script: str) -> int:
     """Run `body`; an exception is shown as Python shows it, without the frames that are ours."""
-    kept = sys.modules["__main__"]
     try:
         body(script)
     except Exception as error:  # noqa: BLE001 - the script's own, and shown
@@ -191,8 +190,6 @@ def _as_python(body: Callable[[str], None], script: str) -> int:
     except KeyboardInterrupt as error:
         _show(error)
         return INTERRUPTED
-    finally:
-        del kept
     return 0
 
 

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from accel.errors import InputError
 from accel.troubles import Finding
 from accel.value import Value
 
-ENV_FILE = "accel-env.sh"
 _PIP_FLAGS = frozenset(
     [
         "--force-reinstall",
@@ -77,7 +77,7 @@ def plan(findings: Iterable[Finding], env_file: Path) -> Plan:
     steps: list[Step] = []
     done: set[str] = set()
     for finding in findings:
-        command = finding.command.replace("{folder}", folder)
+        command = finding.command.replace("{folder}", shlex.quote(folder))
         if command in done:
             continue
         done.add(command)
@@ -159,16 +159,18 @@ def carry_out(
 ) -> bool:
     """Do what the plan says: files and variables first, then pip, until one of its runs fails.
 
-    `write` writes a whole file or none of it. False where pip failed.
+    `write` writes a whole file or none of it. False where pip failed. Raises InputError, with
+    nothing done, where the file of variables is there and cannot be read.
     """
     env_file = Path(planned.env_file)
     variables = [pair for step in planned.steps for pair in step.variables]
+    text = _with(_present(env_file), variables) if variables else ""
     for step in planned.steps:
         if not step.by_hand:
-            for name, text in step.finding.files.items():
-                write(env_file.absolute().parent / name, text)
+            for name, body in step.finding.files.items():
+                write(env_file.absolute().parent / name, body)
     if variables:
-        write(env_file, _with(_present(env_file), variables))
+        write(env_file, text)
         tell(f"wrote {env_file}; in the shell that trains: source {env_file}")
     for step in planned.steps:
         for arguments in step.pip:
@@ -186,19 +188,33 @@ def variables_in(planned: Plan) -> dict[str, str | None]:
 
 
 def _present(path: Path) -> str:
+    """The text of the file of variables, empty where there is none yet.
+
+    Raises InputError for one that cannot be read: it would be written over.
+    """
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:
+    except FileNotFoundError:
         return ""
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is there and cannot be read, so it is left as it is",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="--env-file with another path",
+        ) from None
 
 
 def _with(text: str, variables: Iterable[tuple[str, str | None]]) -> str:
-    """The file's text with these variables in it; of one that it had, the new line counts."""
+    """The file's text with these variables in it.
+
+    Lines that set one of them and nothing else give way; all others, the user's own, stay, and
+    the new ones come after them.
+    """
     changes = dict(variables)
     kept = [
         line
         for line in text.splitlines()
-        if (found := _NAME.search(line.partition(" ")[2])) is None or found[0] not in changes
+        if len(own := _variables(line)) != 1 or own[0][0] not in changes
     ]
     if not kept:
         kept = ["# Written by `accel doctor --fix`. In the shell that trains, source this file."]

@@ -301,13 +301,12 @@ def _undo(record: _Record, changes: Changes) -> None:
         return
     record.state, record.detail = "reverted", ""
     changes.origin = record.patch.owner
-    _take_back(record, changes)
     undo, record.undo = record.undo, None
-    if undo is None:
-        return
     try:
-        undo()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's code: the entry names it
+        _take_back(record, changes)
+        if undo is not None:
+            undo()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - anyone's code: the entry names it, the others go on
         record.fail(error)
         message = f"could not be undone: {record.detail}"
         changes.note(Level.ERROR, record.patch.target, message)

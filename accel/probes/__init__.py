@@ -383,6 +383,6 @@ def _fresh_compiler() -> Iterator[None]:
             yield
         finally:
             for name, value in before.items():
-                os.environ.pop(name)
+                os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import accel
 from accel.caching import DiskCache, Entries, default_folder
+from accel.distributions import Installed
 from accel.errors import AccelError
 from accel.machine import Machine
 from accel.value import Value
@@ -34,8 +35,15 @@ if TYPE_CHECKING:
 TRANSIENT_SECONDS = 600.0
 """How long a failure is believed that may have had a passing cause: time, memory, a busy device."""
 
-LOADER_VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "TRITON_INTERPRET", "CC")
+LOADER_VARIABLES = (
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "TRITON_INTERPRET", "CC"),
+    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+)
 """Environment variables that decide what a library finds, and so what a probe finds."""
+
+BACKENDS = "torch.backends"
+"""The entry points that torch loads with itself, in a probe's child too: whatever brings a device
+to torch is among them, though hardly any implementation requires it by name."""
 
 OWN_MODULES = (
     "accel.probing.child",
@@ -205,6 +213,10 @@ class Prober:
             "python": self._machine.platform().python,
             "prefix": sys.prefix,
             "loader": [self._machine.env(name) for name in LOADER_VARIABLES],
+            "backends": {
+                entry.distribution: self._machine.version(entry.distribution)
+                for entry in Installed().entry_points(BACKENDS)
+            },
             **(
                 {"simulated": [self._machine.name, self._machine.fingerprint]}
                 if self._machine.simulated

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from accel.detecting import Problem, bridge_problem, torch_problem, visible
+from accel.detecting import Problem, bridge_problem, shown, torch_problem
 from accel.facts import ArchFacts, Facts, load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
@@ -53,12 +53,13 @@ def accel_detect(machine: Machine) -> Iterable[Device]:
         return []
     facts = load_facts(OWN)
     found = _chips(machine, cards, nodes, facts)
-    problem = _problem(machine, cards)
+    logical_ids, hidden = shown(machine, VISIBLE, len(found))
+    problem = hidden or _problem(machine, cards)
     toolkit, _ = _toolkit(machine)
-    shown = visible(machine.env(VISIBLE), len(found))
+    driver = _driver(machine)
     return [
-        _device(index, logical, found[logical], facts, problem, toolkit, _driver(machine))
-        for index, logical in enumerate(shown)
+        _device(index, logical, found[logical], facts, problem, toolkit, driver)
+        for index, logical in enumerate(logical_ids)
     ]
 
 

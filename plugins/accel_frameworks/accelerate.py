@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from accel import hookimpl
 from accel.errors import AccelError
-from accel.machine import Machine
-from accel.resolving import Capabilities
+from accel.hookspecs import hookimpl
 from accel.values import Device, Feature, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.machine import Machine
+    from accel.resolving import Capabilities
 
 TYPES = {"cuda": "GPU"}
 """accelerate's word for a device type in its DistributedType, where it is not torch's."""

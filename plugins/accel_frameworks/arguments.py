@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
 
 from accel.values import Feature
 from accel_frameworks import precision
 from accel_frameworks.switching import instead, refusal
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from typing import Any
+
     from accel.resolving import Capabilities
+
 
 PLAIN_ADAMW = "adamw_torch"
 FUSED_ADAMW = {

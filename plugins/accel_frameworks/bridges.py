@@ -66,10 +66,11 @@ def _bridges(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 def install(capabilities: Capabilities, found: dict[str, str]) -> Callable[[], None]:
     """A finder for each; taking them away gives the environment back, too."""
-    before = os.environ.get(AUTOLOAD)
+    before: list[str | None] = []
 
     def stood_in(package: str) -> Callable[[str], None]:
         def tell(reason: str) -> None:
+            before.append(os.environ.get(AUTOLOAD))
             # what this process starts would fail in its own `import torch`
             os.environ[AUTOLOAD] = "0"
             capabilities.note(unusable(package, reason))
@@ -91,10 +92,13 @@ def install(capabilities: Capabilities, found: dict[str, str]) -> Callable[[], N
     def undo() -> None:
         for one in undos:
             one()
-        if before is None:
-            os.environ.pop(AUTOLOAD, None)
+        if not before or os.environ.get(AUTOLOAD) != "0":
+            return  # never set, or set by the user since
+        first = before[0]
+        if first is None:
+            del os.environ[AUTOLOAD]
         else:
-            os.environ[AUTOLOAD] = before
+            os.environ[AUTOLOAD] = first
 
     return undo
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from accel.hookspecs import hookimpl
 
-from accel import hookimpl
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @hookimpl

@@ -6,11 +6,15 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from accel.errors import AccelError
-from accel.resolving import Capabilities
 from accel.values import Feature
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 FIRST_STEPS = 10
 """Optimiser steps in which every loss is looked at, which costs a wait for the device each."""
@@ -77,9 +81,9 @@ def _gradients_live(model: Any) -> bool:
     """Whether some gradient is neither zero nor lost."""
     for parameter in model.parameters():
         gradient = parameter.grad
-        if gradient is None:
+        if not _has_largest(gradient):
             continue
-        largest = float(gradient.detach().abs().max())
+        largest = _largest(gradient)
         if math.isfinite(largest) and largest > 0.0:
             return True
     return not any(p.requires_grad and p.grad is not None for p in model.parameters())
@@ -170,6 +174,17 @@ def _attention(config: Any, name: str) -> Any:
         config._attn_implementation = before
 
 
+def _has_largest(value: Any) -> bool:
+    """Whether it is a tensor with numbers in it: masks and empty ones have no largest."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.numel() > 0 and value.dtype is not torch.bool
+
+
+def _largest(tensor: Any) -> float:
+    return float(tensor.detach().abs().max())
+
+
 def _first_lost(trainer: Any, model: Any, inputs: Any) -> str | None:
     """The first module whose output is not finite, with the largest number that went in."""
     import torch
@@ -182,12 +197,10 @@ def _first_lost(trainer: Any, model: Any, inputs: Any) -> str | None:
             if seen or not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 return
             if not bool(tensor.isfinite().all()):
-                taken = next((t for t in given if isinstance(t, torch.Tensor)), None)
-                high = "" if taken is None else f" of {float(taken.detach().abs().max()):.3g}"
-                seen.append(
-                    f"{name} ({type(module).__name__}, {tensor.dtype}) is the first to lose it"
-                    + (f", from an input of at most{high[3:]}" if high else "")
-                )
+                taken = next((t for t in given if _has_largest(t)), None)
+                most = "" if taken is None else f", from an input of at most {_largest(taken):.3g}"
+                what = f"{type(module).__name__}, {tensor.dtype}"
+                seen.append(f"{name} ({what}) is the first to lose it{most}")
 
         return hook
 

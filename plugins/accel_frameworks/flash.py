@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
-from accel.resolving import Capabilities
 from accel.values import Feature, Level, Note, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 IMPORT_UTILS = "transformers.utils.import_utils"
 QUESTIONS = {

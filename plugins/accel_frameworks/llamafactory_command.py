@@ -72,18 +72,16 @@ def check(arguments: Sequence[str]) -> None:
     if len(arguments) < 2 or arguments[0] not in CONFIGURED:
         return
     first = arguments[1]
-    if first.startswith("-"):
-        _check_model(_from_options(arguments[1:]), "the command line")
-        return
-    if not first.endswith(FILES):
+    given = first.startswith("-")
+    if not given and not first.endswith(FILES):
         raise InputError(
             f"{first!r} is neither a configuration file nor an option",
             found="a name that ends in none of " + ", ".join(FILES),
             remedy=f"accel llamafactory {arguments[0]} {first}.yaml",
         )
-    options = _options(arguments)
-    _check_model(options, first)
-    _check_deepspeed(options, first)
+    options, origin = _options(arguments), "the command line" if given else first
+    _check_model(options, origin)
+    _check_deepspeed(options, origin)
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +163,7 @@ def _neighbours(path: Path) -> str:
 
 
 def _from_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--name value` and `--name=value`, as far as the model's name is concerned."""
+    """`--name value` and `--name=value`, as far as is needed to know what is asked for."""
     if any(text in ("-h", "--help") for text in arguments):
         return {MODEL: None}
     found: dict[str, Any] = {}

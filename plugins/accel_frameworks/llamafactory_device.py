@@ -6,10 +6,14 @@ import functools
 import gc
 import os
 from collections.abc import Callable
-from typing import Any
 
-from accel.resolving import Capabilities
 from accel.values import Device, Patch
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 MISC = "llamafactory.extras.misc"
 DISTRIBUTION = "llamafactory"

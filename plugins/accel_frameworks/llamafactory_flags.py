@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from accel.errors import CapabilityUnavailable
-from accel.resolving import Capabilities
 from accel.values import Feature, Patch
 from accel_frameworks import checkpointing, precision
 from accel_frameworks.switching import instead, missing, refusal
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 DISTRIBUTION = "llamafactory"
 VERSIONS = ">=0.9.4,<0.10"

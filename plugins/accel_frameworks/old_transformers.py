@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
 
-from accel.resolving import Capabilities
 from accel.values import Level, Note, Patch
 from accel_frameworks.optional import reason_of
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from typing import Any
+
+    from accel.resolving import Capabilities
 
 FORBIDDEN = ("cpu", "disk")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING
-
 from accel.errors import CapabilityUnavailable
 from accel.values import Feature, Level, Note
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from accel.resolving import Capabilities
 
@@ -51,4 +49,6 @@ def refusal(capabilities: Capabilities, feature: Feature, name: str) -> str | No
 
 def missing(*packages: str) -> tuple[str, ...]:
     """Those of the packages that are not installed; none of them is imported."""
+    import importlib.util
+
     return tuple(name for name in packages if importlib.util.find_spec(name) is None)

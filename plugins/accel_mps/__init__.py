@@ -57,7 +57,8 @@ def accel_capabilities(device: Device, machine: Machine) -> Iterable[Impl]:
     # a chip newer than these facts is at least their newest; one with no name, their oldest
     fallback = _OLDEST if device.arch == _UNKNOWN else _NEWEST
     table = facts.arch(device.arch.partition(" ")[0]) or facts.archs[fallback]
-    impls = [_for_system(impl, _macos(machine)) for impl in table.impls]
+    macos = _macos(machine)
+    impls = [_for_system(impl, macos) for impl in table.impls]
     has_bf16 = any(
         impl.name == "bfloat16" and impl.feature is Feature.DTYPE and impl.unavailable is None
         for impl in impls

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 
-from packaging.version import Version
-
-from accel.detecting import parse_version
 from accel.machine import Machine
+from accel.value import replaced
 from accel.values import Device, Feature, Impl
-from accel_nvidia.knowledge import traits_of
-
-_BLACKWELL_PTXAS = Version("3.6")
-"""The first Triton with a ptxas of its own for Blackwell, and a variable of its own for it."""
+from accel_nvidia.knowledge import ptxas_variable, traits_of
 
 
 def adjusted(impls: Iterable[Impl], device: Device, machine: Machine) -> Iterator[Impl]:
@@ -23,7 +17,7 @@ def adjusted(impls: Iterable[Impl], device: Device, machine: Machine) -> Iterato
     bundled_from = traits_of(device.arch).get("triton_ptxas_from")
     for impl in impls:
         if impl.feature is Feature.COLLECTIVE and impl.name == "nccl" and windows:
-            yield dataclasses.replace(impl, unavailable="NCCL is not built for Windows")
+            yield replaced(impl, unavailable="NCCL is not built for Windows")
         elif own_ptxas and bundled_from and f"triton>={bundled_from}" in impl.requires:
             yield _with_own_ptxas(impl, own_ptxas, bundled_from)
         else:
@@ -32,10 +26,10 @@ def adjusted(impls: Iterable[Impl], device: Device, machine: Machine) -> Iterato
 
 def _own_ptxas(machine: Machine) -> str | None:
     """How the user gave the installed Triton another ptxas for Blackwell, as `NAME=path`."""
-    triton = parse_version(machine.version("triton") or "")
+    triton = machine.version("triton")
     if triton is None:
         return None
-    name = "TRITON_PTXAS_BLACKWELL_PATH" if triton >= _BLACKWELL_PTXAS else "TRITON_PTXAS_PATH"
+    name = ptxas_variable(triton)
     path = machine.env(name)
     return f"{name}={path}" if path else None
 
@@ -45,7 +39,7 @@ def _with_own_ptxas(impl: Impl, setting: str, bundled_from: str) -> Impl:
     requires = tuple(
         "triton>=3.3" if text == f"triton>={bundled_from}" else text for text in impl.requires
     )
-    return dataclasses.replace(
+    return replaced(
         impl,
         requires=requires,
         because="older Triton does not know Blackwell",

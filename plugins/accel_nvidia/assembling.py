@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from packaging.version import Version
-
-from accel.detecting import parse_version
+from accel.detecting import minor
+from accel.errors import TargetMissing
 from accel.machine import Machine
 from accel.values import Device, Patch
-from accel_nvidia.knowledge import traits_of
+from accel_nvidia.knowledge import ptxas_variable, traits_of
 
-VARIABLE = "TRITON_PTXAS_PATH"
-OWN = "backends/nvidia/bin/ptxas"
+FOLDER = "backends/nvidia/bin"
+OWN = {"TRITON_PTXAS_PATH": "ptxas", "TRITON_PTXAS_BLACKWELL_PATH": "ptxas-blackwell"}
+"""What Triton takes from its own folder where the variable names nothing else."""
 WHEEL = ("nvidia-cuda-nvcc", "nvidia/cu13/bin/ptxas")
 INSTALLED = "/usr/local/cuda*/bin/ptxas"
 
@@ -27,14 +27,19 @@ INSTALLED = "/usr/local/cuda*/bin/ptxas"
 def patches(device: Device, machine: Machine) -> Iterable[Patch]:
     """One, for an architecture that came to Triton's own ptxas late, beside an older Triton."""
     since = traits_of(device.arch).get("triton_ptxas_from")
-    triton = parse_version(machine.version("triton") or "")
-    if since is None or triton is None or triton >= Version(since) or machine.env(VARIABLE):
+    version = machine.version("triton")
+    if since is None or version is None:
+        return
+    have, least = minor(version), minor(since)
+    variable = ptxas_variable(version)
+    if have is None or least is None or have >= least or machine.env(variable):
         return
     yield Patch(
         target="triton",
         reason=f"the ptxas that this Triton brings does not know {device.arch}: every kernel "
         "fails to compile",
-        seam=lambda module: use_newer(module, device.arch),
+        seam=lambda module: use_newer(device.arch, variable),
+        guard=lambda module: not_needed(module, device.arch, variable),
         distribution="triton",
         versions=f"<{since}",
         upstream="https://github.com/triton-lang/triton/issues/8539",
@@ -43,19 +48,28 @@ def patches(device: Device, machine: Machine) -> Iterable[Patch]:
     )
 
 
-def use_newer(module: ModuleType, arch: str) -> Callable[[], None]:
-    """Name a ptxas that knows `arch` to Triton, if its own does not and one is to be found."""
-    before = os.environ.get(VARIABLE)
-    own = [str(Path(folder) / OWN) for folder in module.__path__]
-    found = None if any(knows(path, arch) for path in own) else newer(arch)
-    if found is not None:
-        os.environ[VARIABLE] = found
+def not_needed(module: ModuleType, arch: str, variable: str) -> str | None:
+    """Why Triton does without: the user has named a ptxas meanwhile, or its own knows `arch`."""
+    if os.environ.get(variable):
+        return f"{variable} is set"
+    own = (str(Path(folder) / FOLDER / OWN[variable]) for folder in module.__path__)
+    return f"this Triton's ptxas knows {arch}" if any(knows(path, arch) for path in own) else None
+
+
+def use_newer(arch: str, variable: str) -> Callable[[], None]:
+    """Name a ptxas that knows `arch` to Triton. Raises TargetMissing where there is none."""
+    found = newer(arch)
+    if found is None:
+        raise TargetMissing(
+            f"there is no ptxas that knows {arch}",
+            found=f"neither in {INSTALLED} nor in the wheel {WHEEL[0]}",
+            remedy=f"pip install {WHEEL[0]}",
+        )
+    os.environ[variable] = found
 
     def undo() -> None:
-        if before is None:
-            os.environ.pop(VARIABLE, None)
-        else:
-            os.environ[VARIABLE] = before
+        if os.environ.get(variable) == found:  # what the user has set since is the user's
+            del os.environ[variable]
 
     return undo
 

@@ -57,6 +57,7 @@ def _found(machine: Machine) -> tuple[Device, ...]:
     if answer.ok and answer.value["gpus"]:
         spoken_for = list(_from_nvml(machine, answer.value))
         listed = {gpu.get("pci") for gpu in answer.value["gpus"]}
+        # what NVIDIA's driver has and NVML does not list is not ours: a container is shown its own
         mute = [card for card in gpus if card.address not in listed and card.driver != "nvidia"]
     else:
         if not gpus:

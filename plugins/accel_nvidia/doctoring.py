@@ -10,9 +10,8 @@ from accel.machine import Machine
 from accel.troubles import Finding, Trouble, load_troubles
 from accel.values import Device, Feature
 from accel.versions import release
-from accel_nvidia.knowledge import PACKAGE, impls_of, traits_of
+from accel_nvidia.knowledge import PACKAGE, impls_of, ptxas_variable, traits_of
 
-PTXAS = "TRITON_PTXAS_PATH"
 _IN_CONTAINER = ("/.dockerenv", "/run/.containerenv", "/.singularity.d")
 _ARCH_FLAGS = "import json, torch; print(json.dumps(torch._C._cuda_getArchFlags() or ''))"
 _FREE_ENOUGH = 16 * 2**30
@@ -37,7 +36,10 @@ def _ptxas(machine: Machine, device: Device) -> Iterable[Finding]:
     """Triton's own assembler against the architecture, unless the user has named another."""
     needed = traits_of(device.arch).get("triton_ptxas_from")
     version = machine.version("triton")
-    if not needed or version is None or machine.env(PTXAS):
+    if not needed or version is None:
+        return
+    variable = ptxas_variable(version)
+    if machine.env(variable):
         return
     have, least = release(version), release(needed)
     if have is None or least is None or have >= least:
@@ -53,7 +55,7 @@ def _ptxas(machine: Machine, device: Device) -> Iterable[Finding]:
         f"triton {version}",
         f"its ptxas does not know {device.arch}, Triton's does from {needed}"
         + (f"; {found[-1]} does" if found else ""),
-        f"export {PTXAS}={found[-1]}" if found else f'pip install "triton=={needed}.*"',
+        f"export {variable}={found[-1]}" if found else f'pip install "triton=={needed}.*"',
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from accel.detecting import minor
 from accel.facts import Facts, load_facts
 from accel.machine import Pci
 from accel.values import Impl
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "accel_nvidia"
 UNKNOWN = "unknown"
+PTXAS_BLACKWELL_FROM = (3, 6)
 
 
 def facts() -> Facts:
@@ -73,6 +75,16 @@ def _by_major(arch: str) -> dict[str, str]:
     majors: dict[str, dict[str, str]] = archs().extra["majors"]
     # The last digit is the minor number: sm_121 is 12.1.
     return majors.get(arch.removeprefix("sm_")[:-1], majors["other"])
+
+
+def ptxas_variable(triton: str) -> str:
+    """The variable that names another ptxas for Blackwell to a Triton of this version.
+
+    From 3.6 on Triton brings an assembler of its own for Blackwell, with a variable of its own.
+    """
+    number = minor(triton)
+    newer = number is not None and number >= PTXAS_BLACKWELL_FROM
+    return "TRITON_PTXAS_BLACKWELL_PATH" if newer else "TRITON_PTXAS_PATH"
 
 
 def card_arch(card: Pci) -> str:

@@ -6,7 +6,7 @@ a GPU, are compared here and left behind; what remains is which GPU each entry o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
@@ -30,14 +30,12 @@ def ask(visible: str | None) -> dict[str, Any]:
     nvml = bindings()
     nvml.nvmlInit()
     try:
-        handles = [
-            nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
-        ]
-        found = [_gpu(nvml, index, handle) for index, handle in enumerate(handles)]
-        names = {gpu.get("name") for gpu in found}
+        handles: dict[int, Any] = {}
+        found = [_found(nvml, index, handles) for index in range(nvml.nvmlDeviceGetCount())]
+        names = {gpu["name"] for gpu in found if "name" in gpu}
         if len(names) > 1:
-            for gpu, handle in zip(found, handles, strict=True):
-                gpu["speed"] = _speed(nvml, handle)
+            for index, handle in handles.items():
+                found[index]["speed"] = _speed(nvml, handle)
         by_name = any(character.isalpha() for character in visible or "")
         uuids = dict(_uuids(nvml, handles)) if by_name else {}
         return {
@@ -68,26 +66,34 @@ def named(visible: str, uuids: Mapping[str, tuple[int, int | None]]) -> dict[str
     return found
 
 
-def _gpu(nvml: Any, index: int, handle: Any) -> dict[str, Any]:
+def _found(nvml: Any, index: int, handles: dict[int, Any]) -> dict[str, Any]:
+    """What is said of one GPU, whose handle is put among `handles`, or the error instead.
+
+    One that fell off the bus, or lacks power, has no handle even, and must not hide the others.
+    """
     try:
-        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-        mode = _mig_mode(nvml, handle)
-        return {
-            "index": index,
-            "name": _text(nvml.nvmlDeviceGetName(handle)),
-            "compute_capability": f"{major}.{minor}",
-            "pci": address(_text(nvml.nvmlDeviceGetPciInfo(handle).busId)),
-            "memory": _memory(nvml, handle),
-            "unified": _is_unified(nvml, handle),
-            "mig": None if mode is None else bool(mode),
-            "instances": [
-                _instance(nvml, number, each) for number, each in _instances(nvml, handle)
-            ]
-            if mode
-            else [],
-        }
-    except nvml.NVMLError as error:  # a GPU that fell off the bus must not hide the others
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        found = _gpu(nvml, index, handle)
+    except nvml.NVMLError as error:
         return {"index": index, "error": str(error)}
+    handles[index] = handle
+    return found
+
+
+def _gpu(nvml: Any, index: int, handle: Any) -> dict[str, Any]:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    mode = _mig_mode(nvml, handle)
+    instances = _instances(nvml, handle) if mode else ()
+    return {
+        "index": index,
+        "name": _text(nvml.nvmlDeviceGetName(handle)),
+        "compute_capability": f"{major}.{minor}",
+        "pci": address(_text(nvml.nvmlDeviceGetPciInfo(handle).busId)),
+        "memory": _memory(nvml, handle),
+        "unified": _is_unified(nvml, handle),
+        "mig": None if mode is None else bool(mode),
+        "instances": [_instance(nvml, number, each) for number, each in instances],
+    }
 
 
 def _instance(nvml: Any, index: int, handle: Any) -> dict[str, Any]:
@@ -132,8 +138,8 @@ def _instances(nvml: Any, handle: Any) -> Iterator[tuple[int, Any]]:
             count += 1
 
 
-def _uuids(nvml: Any, handles: Sequence[Any]) -> Iterator[tuple[str, tuple[int, int | None]]]:
-    for index, handle in enumerate(handles):
+def _uuids(nvml: Any, handles: Mapping[int, Any]) -> Iterator[tuple[str, tuple[int, int | None]]]:
+    for index, handle in handles.items():
         uuid = _or_none(nvml, nvml.nvmlDeviceGetUUID, handle)
         if uuid is None:
             continue

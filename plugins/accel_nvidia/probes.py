@@ -10,16 +10,10 @@ import importlib
 import time
 from typing import Any
 
-from accel.errors import AccelError
+from accel.probes.measuring import Refused, error_of, line, ms_since, there
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """What the three bits below the sign stand for."""
-
-
-class Refused(AccelError):
-    """The format cannot be had, or its numbers are wrong. The device is none the worse."""
-
-    harmless = True
 
 
 def nvfp4_matmul(device: str, size: int = 256) -> str:
@@ -76,12 +70,7 @@ def _codes(size: int, seed: int) -> tuple[Any, Any]:
 def _verdict(what: str, got: Any, wanted: Any, device: str, size: int, begin: float) -> str:
     import torch
 
-    if got.device.type != torch.device(device).type:
-        raise Refused(f"{what}: the result is on {got.device}, not on {device}")
     # The sums are exact in float32; a bfloat16 result is rounded once.
     allowed = 2**-8 if got.dtype is torch.bfloat16 else 1e-6
-    error = float((got.cpu().double() - wanted).abs().max() / wanted.abs().max())
-    if not error <= allowed:
-        raise Refused(f"{what} matmul is wrong by {error:.1e} of its largest value")
-    ms = (time.perf_counter() - begin) * 1e3
-    return f"{what} matmul {size}x{size}, forward, max relative error {error:.1e}, {ms:.3g} ms"
+    error = error_of(f"the {what} product", there(got, device), wanted, allowed)
+    return line(f"{what} matmul {size}x{size}", error, ms_since(begin), "forward")

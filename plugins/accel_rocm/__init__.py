@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from accel.detecting import module_version, visible
+from accel.detecting import Problem, module_version, visible
 from accel.facts import ArchFacts, Facts, load_facts
 from accel.hookspecs import hookimpl
 from accel.machine import Machine, Pci
@@ -25,6 +25,7 @@ OWN = "accel_rocm"
 _CLASSES = ("03", "12", "0b40")  # display, processing accelerator, co-processor: all are in use
 OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
 """Makes HIP take a card for another of its family, which is how unsupported ones are used."""
+ROCR, HIP, CUDA = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
 _TRITONS = ("triton", "triton-rocm", "pytorch-triton-rocm")
 
 
@@ -87,13 +88,14 @@ def _devices(machine: Machine, brand: Brand, nodes: Sequence[kfd.Node]) -> Itera
     from accel_rocm.usable import problem_of
 
     facts = brand.facts
-    problem = problem_of(brand.name, machine)
+    numbers, hidden = _shown(machine, cards, facts)
+    problem = hidden or problem_of(brand.name, machine)
     driver = module_version(machine, *brand.modules)
     toolkit = _toolkit(machine, brand)
-    for index, number in enumerate(_visible(machine, cards)):
+    for index, number in enumerate(numbers):
         card = cards[number]
-        if card.arch in facts.extra["display_only"] and not machine.env(OVERRIDE):
-            continue  # counted by HIP, though no build of torch computes on it
+        if not _offered(card, facts, machine):
+            continue
         known = _known(facts, card.arch)
         yield Device(
             vendor=brand.name,
@@ -174,6 +176,30 @@ def _name(
     return own or by_id.get("name", "") or f"{brand.facts.extra['brand']} {arch}"
 
 
+def _offered(card: Card, facts: Facts, machine: Machine) -> bool:
+    """Whether torch computes on a card: HIP also counts some on which no build of it does."""
+    return card.arch not in facts.extra["display_only"] or bool(machine.env(OVERRIDE))
+
+
+def _shown(
+    machine: Machine, cards: Sequence[Card], facts: Facts
+) -> tuple[tuple[int, ...], Problem | None]:
+    """`_visible`, and why no card is left that torch computes on, where there are some.
+
+    Then all are given: without a word the machine would fall to the host processor.
+    """
+    seen = _visible(machine, cards)
+    offered = {number for number, card in enumerate(cards) if _offered(card, facts, machine)}
+    if not offered or offered & set(seen):
+        return seen, None
+    chosen = HIP if machine.env(HIP) is not None else CUDA
+    named = {name: machine.env(name) for name in (ROCR, chosen)}
+    said = {name: value for name, value in named.items() if value is not None}
+    by = " and ".join(f"{name}={value!r}" for name, value in said.items())
+    hidden = Problem(f"hidden by {by}: no card is left to torch", f"unset {' '.join(said)}")
+    return tuple(range(len(cards))), hidden
+
+
 def _visible(machine: Machine, cards: Sequence[Card]) -> tuple[int, ...]:
     """Places in `cards` that HIP counts, in its order.
 
@@ -181,10 +207,10 @@ def _visible(machine: Machine, cards: Sequence[Card]) -> tuple[int, ...]:
     left, by HIP_VISIBLE_DEVICES or, without that, by CUDA_VISIBLE_DEVICES.
     """
     names = [f"GPU-{card.unique_id:016x}" if card.unique_id else "" for card in cards]
-    left = visible(machine.env("ROCR_VISIBLE_DEVICES"), len(cards), names)
-    chosen = machine.env("HIP_VISIBLE_DEVICES")
+    left = visible(machine.env(ROCR), len(cards), names)
+    chosen = machine.env(HIP)
     if chosen is None:
-        chosen = machine.env("CUDA_VISIBLE_DEVICES")
+        chosen = machine.env(CUDA)
     return tuple(left[place] for place in visible(chosen, len(left), [names[i] for i in left]))
 
 

@@ -7,13 +7,13 @@ puts the device into every process that imports torch. Nothing in this module im
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
-
-from accel import hookimpl
 from accel.errors import AccelError
+from accel.hookspecs import hookimpl
 
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import typer
 
     from accel.machine import Machine

@@ -165,7 +165,9 @@ def test_what_a_bridge_was_built_for() -> None:
     assert same_number("none") is None
     assert named_in_local("1.33.1+torch2.11.0") == "2.11.0"
     assert named_in_local("1.33.1+build3.torch2.11.0") == "2.11.0"
+    assert named_in_local("2.8.3+cu12torch2.9cxx11abiTRUE") == "2.9"
     assert named_in_local("1.33.1") is None
+    assert named_in_local("torch2.9") is None
 
 
 @given(st.text())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import email
 import importlib.metadata
 import os
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -87,6 +89,49 @@ def test_metadata_that_cannot_be_read_is_no_version(tmp_path: Path) -> None:
     assert installed.version("empty") is None
     assert installed.version("half") is None
     assert installed.file("absent", "x") is None
+
+
+LINES = (
+    *("[accel]", " [accel] ", "[other]", "[accel.more]", "", "# a comment", "  # indented"),
+    *(
+        "a = b",
+        "a=b:c",
+        "  c = d:e.f  ",
+        "g = h [extra]",
+        "i = j [k,l]",
+        "m.n = o # p",
+        "q = r = s",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=9), st.sampled_from(["\n", "\r\n"]))
+def test_any_entry_points_are_read_as_importlib_metadata_reads_them(
+    lines: list[str], end: str
+) -> None:
+    """Under some section: of what stands before the first, importlib.metadata makes none either."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = end.join(["[first]", *lines])
+        made = install(Path(folder), "thing", "1.0")
+        (made / "entry_points.txt").write_bytes(text.encode())
+        found = [(e.name, e.value) for e in Installed([folder]).entry_points("accel")]
+        (theirs,) = importlib.metadata.distributions(path=[folder])
+        assert found == [(e.name, e.value) for e in theirs.entry_points if e.group == "accel"]
+
+
+HEADERS = (
+    *("Metadata-Version: 2.1", "Name: thing", "name: other", "Version: 1.0", "VERSION: 2"),
+    *("Summary: Version: 9", "", "Name: in the prose", "Version: 9.9"),
+)
+
+
+@given(st.lists(st.sampled_from(HEADERS), max_size=7))
+def test_any_headers_are_read_as_importlib_metadata_reads_them(lines: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        made = install(Path(folder), "thing", "1.0")
+        (made / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines, ""]))
+        theirs = email.message_from_string((made / "METADATA").read_text())
+        assert Installed([folder]).version("thing") == theirs["Version"]
 
 
 def test_where_folders_are_not_all_importlib_metadata_answers(

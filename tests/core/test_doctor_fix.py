@@ -21,6 +21,7 @@ from accel.cli import main, mending
 from accel.cli.output import write_whole
 from accel.doctor import Diagnosis, Finding
 from accel.doctor.mending import Plan, carry_out, child_environment, plan, variables_in
+from accel.errors import InputError
 from shell import accel, distribution
 
 
@@ -138,6 +139,34 @@ def test_the_file_of_variables_keeps_what_others_wrote(tmp_path: Path) -> None:
     made = planned("export A='new one'", "export B=2", "unset C", folder=tmp_path)
     carry_out(made, write=write_whole, tell=lambda line: None)
     assert file.read_text() == ("# mine\nexport KEPT=1\nexport A='new one'\nexport B=2\nunset C\n")
+
+
+def test_only_lines_of_its_own_form_give_way(tmp_path: Path) -> None:
+    file = tmp_path / "env.sh"
+    mine = "echo A is set below\nsource A/activate\nexport A=1 KEPT=2\n"
+    file.write_text(f"{mine}export A='an old one'\n")
+    made = planned("export A=new", folder=tmp_path)
+    for _ in range(2):
+        carry_out(made, write=write_whole, tell=lambda line: None)
+        assert file.read_text() == f"{mine}export A=new\n"
+    shell = f". {file} 2>/dev/null; printf %s $A,$KEPT"
+    file.write_text(file.read_text().replace("source A/activate\n", ""))
+    assert subprocess.check_output(["sh", "-c", shell], text=True).endswith("new,2")
+
+
+def test_a_file_of_variables_that_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "env.sh"
+    file.write_bytes(b"export A=\xff\n")
+    made = plan([finding("export B=1", files={"held.txt": ""})], file)
+    with pytest.raises(InputError, match="--env-file"):
+        carry_out(made, write=write_whole, tell=lambda line: None)
+    assert file.read_bytes() == b"export A=\xff\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["env.sh"]
+
+
+def test_a_folder_may_have_blanks_in_its_name(tmp_path: Path) -> None:
+    made = plan([finding("export A={folder}/held.txt")], tmp_path / "my files" / "env.sh")
+    assert variables_in(made) == {"A": f"{tmp_path}/my files/held.txt"}
 
 
 def test_after_a_failure_of_pip_nothing_more_is_done(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -10,9 +11,9 @@ from typing import Any, NoReturn
 import pytest
 
 from accel import pipeline
-from accel.errors import PluginContractError, PluginLoadError
-from accel.loading import Plugins
-from accel.values import Feature
+from accel.errors import InputError, PluginContractError, PluginLoadError
+from accel.loading import Plugins, hook_seconds
+from accel.values import Feature, Patch, Probe
 from fakes import HOST, FakeMachine, candidate, device, host_plugin, impl, plugin, plugins_of
 
 
@@ -26,6 +27,13 @@ def leave(*_: Any) -> NoReturn:
 
 def hang(*_: Any) -> None:
     time.sleep(60)
+
+
+class Lazy:
+    """Iterable, and raises only when it is iterated."""
+
+    def __iter__(self) -> Any:
+        explode()
 
 
 def with_host(*broken: Any, seconds: float = 5.0) -> Plugins:
@@ -61,10 +69,12 @@ def test_asked_for_by_name_a_plugin_broken_at_load_is_an_error(kind: str) -> Non
     load, said = BROKEN_AT_LOAD[kind]
     known = with_host(candidate("broken", load, "broken-dist"), seconds=0.3)
 
-    with pytest.raises(PluginLoadError) as caught:
-        pipeline._resolve(known, FakeMachine(), "broken", {}, strict=False)
-    assert said in str(caught.value)
-    assert "broken-dist" in str(caught.value)
+    by_variable = FakeMachine(variables={"ACCEL_DEVICE": "broken"})
+    for machine, named in ((FakeMachine(), "broken"), (by_variable, None)):
+        with pytest.raises(PluginLoadError) as caught:
+            pipeline._resolve(known, machine, named, {}, strict=False)
+        assert said in str(caught.value)
+        assert "broken-dist" in str(caught.value)
 
 
 BROKEN_IN_A_HOOK = {
@@ -75,6 +85,16 @@ BROKEN_IN_A_HOOK = {
     "not a list": (lambda machine: 7, "answered accel_detect with int 7"),
     "a string": (lambda machine: "cpu", "answered accel_detect with str"),
     "a list of the wrong thing": (lambda machine: ["cpu"], "'cpu' in the list, not Device"),
+    "raises where its items are asked for": (lambda machine: Lazy(), "RuntimeError: boom"),
+    "never ends": (lambda machine: map(str, itertools.count()), "more than 10000 items"),
+    "a name where a number should be": (
+        lambda machine: [device(priority="high")],
+        "a Device whose priority is str 'high', not int",
+    ),
+    "nothing where there should be something": (
+        lambda machine: [device(kind=None)],
+        "a Device whose kind is NoneType None, not str",
+    ),
     "another's name": (lambda machine: [device(owner="host")], "in the name of host"),
     "another's device": (lambda machine: [HOST], "which is host's"),
 }
@@ -110,7 +130,20 @@ def test_asked_for_by_name_a_plugin_broken_in_a_hook_is_an_error(kind: str) -> N
 
 
 @pytest.mark.parametrize("hook", ["capabilities", "patches"])
-@pytest.mark.parametrize("answer", [explode, leave, lambda **_: 7, lambda **_: [object()]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        explode,
+        leave,
+        lambda **_: 7,
+        lambda **_: [object()],
+        lambda **_: [impl("op", "a feature by its name")],
+        lambda **_: [impl(Feature.OP, "one requirement", requires="torch")],
+        lambda **_: [impl(Feature.OP, "a number", requires=(1,))],
+        lambda **_: [impl(Feature.OP, "inside", probe=Probe(function="a:b", seconds="long"))],
+        lambda **_: [Patch(target=None, reason="none")],  # type: ignore[arg-type]
+    ],
+)
 def test_a_provider_broken_in_a_later_hook_is_named_and_the_plan_stands(
     hook: str, answer: Any
 ) -> None:
@@ -128,6 +161,23 @@ def test_a_provider_broken_in_a_later_hook_is_named_and_the_plan_stands(
     plan = pipeline._plan(known, machine, resolved, found)
     assert plan.attention == "sdpa"
     assert [note.origin for note in plan.notes] == ["broken-dist 1.0"]
+
+
+@pytest.mark.parametrize("text", ["10s", "0", "-1", "nan", "inf", "1e300"])
+def test_a_time_that_cannot_be_waited_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("ACCEL_PLUGIN_SECONDS", text)
+    with pytest.raises(InputError, match="unset ACCEL_PLUGIN_SECONDS"):
+        hook_seconds()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 10.0), ("2.5", 2.5), (" 3 ", 3.0)])
+def test_the_time_of_a_hook_is_the_users(
+    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
+) -> None:
+    monkeypatch.setenv("ACCEL_PLUGIN_SECONDS", text)
+    assert hook_seconds() == seconds
 
 
 def test_a_plugin_that_hung_once_is_not_asked_again() -> None:

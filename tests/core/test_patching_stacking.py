@@ -166,6 +166,42 @@ def test_a_further_name_that_cannot_be_written_leaves_the_others(world: World) -
     assert core.Model is model
 
 
+def test_a_name_that_can_no_longer_be_written_leaves_the_others(world: World) -> None:
+    """Where another owner's layer stays over it, so that it is written and not given back."""
+    core = world.load("lib.core")
+
+    class Locked:
+        locked = False
+        level = property(
+            lambda self: self._level,
+            lambda self, value: self.write(value),
+        )
+
+        def __init__(self) -> None:
+            self._level = 1
+
+        def write(self, value: Any) -> None:
+            if self.locked:
+                raise RuntimeError("locked")
+            self._level = value
+
+    core.settings = settings = Locked()
+    original = core.f
+    first = world.journal(
+        replacing("lib.core:f", times(10)),
+        replacing("lib.core:settings.level", lambda below: below + 1),
+    )
+    second = world.journal(replacing("lib.core:settings.level", lambda below: below * 10))
+    assert settings.level == 20
+    settings.locked = True
+    (note,) = first.revert()
+    assert "could not be undone: RuntimeError: locked" in note.message
+    assert core.f is original
+    settings.locked = False
+    second.revert()
+    assert settings.level == 1
+
+
 def test_the_foreign_wrapper_stays_while_another_owner_does(world: World) -> None:
     core = world.load("lib.core")
     original = core.f

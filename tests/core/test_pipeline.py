@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,8 @@ import accel
 from accel import pipeline
 from accel.errors import AccelError, CapabilityUnavailable, InputError, UnknownDevice
 from accel.planning import Plan
-from accel.values import Feature, Patch
+from accel.value import replaced
+from accel.values import Feature, Level, Patch
 from fakes import FakeMachine, candidate, host_plugin, plugin, plugins_of
 
 
@@ -73,6 +76,92 @@ def test_auto_applies_once_and_revert_restores(own_plugins: list[Patch]) -> None
     assert json.loads("2") == 4
 
 
+def test_a_second_call_that_wants_something_else_is_told_so(own_plugins: list[Patch]) -> None:
+    report = accel.auto(dtype="float32")
+    for same in ({}, {"device": "CPU"}, {"device": "host"}, {"dtype": "fp32"}, {"attention": None}):
+        accel.auto(**same)  # type: ignore[arg-type]
+    assert [note for note in report.notes if note.subject == "accel.auto()"] == []
+    assert accel.auto("acme", attention="eager", dtype="float32") is report
+    (note,) = [note for note in report.notes if note.subject == "accel.auto()"]
+    assert note.level is Level.WARNING
+    assert "device='acme', attention='eager':" in note.message
+    assert "cpu (Host)" in note.message
+
+
+def test_a_plugin_that_fails_when_it_is_told_is_in_the_report(
+    own_plugins: list[Patch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(report: Any) -> None:
+        raise RuntimeError("boom")
+
+    known = plugins_of(
+        candidate("host", host_plugin(), "accel-hal"),
+        candidate("listener", plugin(report=told), "listener-dist", "2.0"),
+    )
+    monkeypatch.setattr(pipeline, "_plugins", known)
+    (note,) = [note for note in accel.auto().notes if note.subject == "plugin listener"]
+    assert (note.level, note.origin) == (Level.ERROR, "listener-dist 2.0")
+    assert "boom in accel_report" in note.message
+
+
+def test_an_interrupt_while_patching_leaves_nothing_behind(own_plugins: list[Patch]) -> None:
+    def interrupted(original: Any) -> Any:
+        raise KeyboardInterrupt
+
+    own_plugins += [DOUBLING, replaced(DOUBLING, target="json:dumps", replace=interrupted)]
+    own_plugins.append(replaced(DOUBLING, target="not_imported_yet:x"))
+    original, finders = json.loads, list(sys.meta_path)
+    with pytest.raises(KeyboardInterrupt):
+        accel.auto()
+    assert json.loads is original
+    assert list(sys.meta_path) == finders
+    own_plugins[:] = [DOUBLING]
+    accel.auto()
+    assert json.loads("2") == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_may_call_auto_although_a_thread_was_in_it(
+    own_plugins: list[Patch],
+) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pipeline._lock:
+            inside.set()
+            leave.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(60)
+    try:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            os._exit(0 if accel.auto(apply=False).device else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        leave.set()
+        holder.join()
+
+
+def test_a_hook_may_ask_for_devices_while_auto_holds_its_lock(
+    own_plugins: list[Patch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks run in a thread of their own, which would wait for the one that waits for them."""
+    seen: list[Any] = []
+    known = plugins_of(
+        candidate("host", host_plugin(), "accel-hal"),
+        candidate("nosy", plugin(patches=lambda device: seen.extend(accel.devices()))),
+        seconds=5.0,
+    )
+    monkeypatch.setattr(pipeline, "_plugins", known)
+    report = accel.auto()
+    assert [device.kind for device in seen] == ["cpu"]
+    assert report.notes == ()
+
+
 def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
     torch = pytest.importorskip("torch")
     report = accel.auto()
@@ -83,6 +172,22 @@ def test_the_report_answers_for_the_device(own_plugins: list[Patch]) -> None:
     assert "sdpa" in str(report)
     assert "<" in report._repr_html_()
     assert json.loads(report.explain("json"))["chosen"]["attention"] == "sdpa"
+
+
+def test_a_device_without_any_dtype_says_what_became_of_each(own_plugins: list[Patch]) -> None:
+    pytest.importorskip("torch")
+    report = accel.auto()
+    rejected = tuple(
+        replaced(one, accepted=False, reason="it computes nonsense")
+        for one in report.plan.decisions
+        if one.feature is Feature.DTYPE
+    )
+    plan = replaced(report.plan, dtype=None, decisions=rejected)
+    with pytest.raises(CapabilityUnavailable) as caught:
+        _ = accel.Report(plan, report.capabilities, report._journal).dtype
+    assert len(caught.value.reasons) == len(rejected)
+    assert "it computes nonsense" in str(caught.value)
+    assert "accel explain --probe" in str(caught.value)
 
 
 def test_apply_false_only_looks(own_plugins: list[Patch]) -> None:

@@ -122,8 +122,9 @@ def test_another_device_is_another_matter(
         Versions(torch="2.9.1"),
         Versions(kernels="1.1"),
         Versions(env={"LD_LIBRARY_PATH": "/opt/lib"}),
+        Versions(env={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}),
     ],
-    ids=["torch", "requires", "loader"],
+    ids=["torch", "requires", "loader", "autoload"],
 )
 def test_other_versions_are_another_matter(
     tmp_path: Path, asked: list[str], machine: Machine
@@ -132,6 +133,21 @@ def test_other_versions_are_another_matter(
     assert not ask(tmp_path, machine=machine).cached
     assert ask(tmp_path).cached
     assert ask(tmp_path, machine=machine).cached
+
+
+def test_what_loads_with_torch_matters_though_nothing_requires_it(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bridge that is upgraded alone: what failed with the old one is asked again."""
+    site = tmp_path / "site"
+    info = site / "torch_acme-1.0.dist-info"
+    info.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(site))
+    (info / "entry_points.txt").write_text("[torch.backends]\nacme = torch_acme:_autoload\n")
+    for version in ("1.0", "1.1"):
+        (info / "METADATA").write_text(f"Name: torch-acme\nVersion: {version}\n")
+        assert not ask(tmp_path / "cache").cached
+        assert ask(tmp_path / "cache").cached
 
 
 def test_a_distribution_that_is_not_required_does_not_matter(

@@ -188,6 +188,25 @@ def test_two_providers_of_one_name_are_two_decisions() -> None:
     assert caps.require(Feature.QUANT, "w4").impl.owner == "b"
 
 
+@pytest.mark.parametrize(
+    ("requirement", "installed"),
+    [("not valid ]", {}), ("torch>=banana", {"torch": "2.7.0"}), ("torch>=2;(", {"torch": "2"})],
+)
+def test_a_requirement_that_is_none_rejects_its_own_implementation_alone(
+    requirement: str, installed: dict[str, str]
+) -> None:
+    impls = [
+        impl(ATTENTION, "mistyped", priority=2, requires=(requirement,)),
+        impl(ATTENTION, "sound", priority=1, requires=("torch>=2",)),
+    ]
+    caps = Capabilities(device(), impls, FakeMachine(installed={"torch": "2.7.0", **installed}))
+    best = caps.best(ATTENTION)
+    assert best is not None
+    assert best.name == "sound"
+    (mistyped,) = [one for one in caps.decisions if one.name == "mistyped"]
+    assert "cannot be compared" in mistyped.reason
+
+
 def test_choosing_ends_even_where_what_was_required_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

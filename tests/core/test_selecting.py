@@ -33,6 +33,41 @@ def test_a_rank_takes_the_device_of_its_number() -> None:
     assert pick((HOST, *CARDS), "acme:1", LOCAL_RANK="3")[0].index == 1
 
 
+def test_a_rank_without_a_device_of_its_own_is_told_so() -> None:
+    for wanted in (None, "acme"):
+        _, notes = pick((HOST, *CARDS), wanted, LOCAL_RANK="9")
+        (note,) = [note for note in notes if "LOCAL_RANK" in note.message]
+        assert note.level is Level.WARNING
+        assert note.remedy == f"torchrun --nproc-per-node={len(CARDS)}"
+    for devices, wanted, rank in (
+        ((HOST, *CARDS), None, "3"),
+        ((HOST, *CARDS), "acme:1", "9"),
+        ((HOST, *CARDS), None, "-1"),
+        ((HOST, CARDS[0]), None, "9"),  # as launchers do that show each rank its own device
+        ((HOST,), None, "9"),
+    ):
+        _, notes = pick(devices, wanted, LOCAL_RANK=rank)
+        assert not any("LOCAL_RANK" in note.message for note in notes)
+
+
+def test_a_device_may_be_named_as_torch_has_it() -> None:
+    torch = pytest.importorskip("torch")
+    cards = [device(kind="cuda", index=n) for n in range(2)]
+    assert pick((HOST, *cards), torch.device("cuda:1"))[0] is cards[1]
+    with pytest.raises(UnknownDevice):
+        pick((HOST, *cards), 3)  # type: ignore[arg-type]
+
+
+def test_each_problem_of_cards_of_one_name_is_counted_by_itself() -> None:
+    lost = [
+        device(index=0, problem="no driver"),
+        device(index=1, problem="no driver"),
+        device(index=2, problem="fell off the bus"),
+    ]
+    _, notes = pick((HOST, *lost))
+    assert [note.message[:12] for note in notes] == ["2 x Acme One", "1 x Acme One"]
+
+
 def test_the_order_is_argument_then_variable_then_claim_then_priority() -> None:
     everything: dict[str, Any] = {"claim": CARDS[3]}
     assert pick((HOST, *CARDS), "acme:1", ACCEL_DEVICE="acme:2", **everything)[0].index == 1

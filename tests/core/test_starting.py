@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+import accel
+import accel_cpu
+import accel_kernels
 from accel.resting import CollectorAtRest
 
 HEAVY = (
@@ -45,6 +50,28 @@ def test_finding_devices_imports_nothing_heavy() -> None:
         """
     )
     assert out == ""
+
+
+def test_no_plugin_imports_typing_or_re_to_be_loaded() -> None:
+    """Without `site`, which may have imported them for files of its own: editable installs do."""
+    homes = {Path(module.__file__ or "").parent.parent for module in (accel, accel_cpu)}
+    homes.add(Path(accel_kernels.__file__ or "").parent.parent)
+    code = """if True:
+        import sys, accel
+        assert accel.devices()
+        assert {plugin.status for plugin in accel.plugins()} == {"loaded"}
+        print(*{"typing", "re", "copy"} & set(sys.modules))
+    """
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, homes), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
 
 
 def test_finding_a_gpu_needs_no_packaging_either() -> None:

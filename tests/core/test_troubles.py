@@ -55,7 +55,7 @@ def test_packages_without_troubles_are_passed_over() -> None:
     found = known_troubles(["json", "accel.doctor"])
     assert list(found) == ["accel.doctor"]
     assert all(isinstance(one, Trouble) for one in found["accel.doctor"].values())
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(PluginContractError, match=r"json has no doctor\.toml"):
         load_troubles("json")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from accel.machine import Pci
 from accel.value import Value, field, field_names, replaced
-from accel.values import Device, Impl, Patch, as_json
+from accel.values import EMPTY, Device, Impl, Patch, as_json
 from fakes import device
 
 
@@ -118,6 +118,16 @@ def test_a_value_may_be_extended_copied_and_pickled() -> None:
     match card:
         case Pci(address, vendor):
             assert (address, vendor) == ("0000:01:00.0", "acce")
+
+
+def test_a_device_travels_to_a_worker_and_back() -> None:
+    """With its defaults, as a data set that holds it is sent to a data loader's worker."""
+    one = device()
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert pickle.loads(pickle.dumps(one)).attributes is EMPTY
+    assert copy.deepcopy(one) == one
+    assert dataclasses.asdict(one)["attributes"] == {}
+    assert repr(one.attributes) == "{}"
 
 
 def test_json_is_plain_for_values_and_dataclasses() -> None:

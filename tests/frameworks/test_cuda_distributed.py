@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ import cuda_names
 from accel_frameworks.torch import distributed
 
 RANK = """
-import os, datetime, torch, torch.distributed as dist
+import os, datetime, warnings, torch, torch.distributed as dist
 rank = int(os.environ["LOCAL_RANK"])
 torch.cuda.set_device(rank)
 dist.init_process_group(BACKEND, device_id=torch.device("cuda", rank),
@@ -36,6 +38,12 @@ assert half.item() == [0.5, 2.5][rank]
 total = torch.tensor([rank * 2.0]).cuda()
 dist.reduce(total, 0, op=dist.ReduceOp.AVG)
 assert rank or total.item() == 1
+first = dist.new_group([0], backend="nccl")
+alone = torch.tensor([4.0]).cuda()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch warns the rank that is not in the group
+    dist.all_reduce(alone, op=dist.ReduceOp.AVG, group=first)
+assert alone.item() == 4
 things = [{"rank": 0}, "text"] if rank == 0 else [None, None]
 dist.broadcast_object_list(things, src=0, device=torch.device("cuda", rank))
 assert things == [{"rank": 0}, "text"]
@@ -153,6 +161,23 @@ def test_variables_with_the_same_meaning():
     assert distributed.environment("cpu", "gloo", given) == {"GLOO_SOCKET_IFNAME": "eth0"}
     own = {**given, "HCCL_SOCKET_IFNAME": "eth1", "PYTORCH_NPU_ALLOC_CONF": "x:y"}
     assert distributed.environment("npu", "hccl", own) == {}
+
+
+def test_variables_are_given_back_but_not_the_users(monkeypatch):
+    from accel_frameworks.torch.target import Target
+
+    names = ("ACCEL_TEST_A", "ACCEL_TEST_B", "ACCEL_TEST_C")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCEL_TEST_B", "")
+    target = Target("cpu", "x")
+    target.export(dict.fromkeys(names, "eth0"))
+    target.export({"ACCEL_TEST_A": "eth1"})
+    assert [os.environ[name] for name in names] == ["eth1", "eth0", "eth0"]
+    os.environ["ACCEL_TEST_C"] = "the user's"
+    target.withdraw()
+    target.withdraw()
+    assert [os.environ.get(name) for name in names] == [None, "", "the user's"]
 
 
 def test_a_backend_that_torch_does_not_know_becomes_gloo_and_is_said():

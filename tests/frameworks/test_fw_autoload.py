@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import types
 
 import pytest
@@ -61,6 +62,36 @@ def test_whatever_is_raised_inside(monkeypatch, capsys, error):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert type(error).__name__ in said
+
+
+class NobodyReads(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stderr", [NobodyReads, closed, lambda: None])
+@pytest.mark.parametrize("fails", [True, False])
+def test_with_nowhere_to_say_it_torch_goes_on(monkeypatch, capsys, stderr, fails):
+    from accel import pipeline
+
+    def auto():
+        if fails:
+            raise RuntimeError
+        return
+
+    monkeypatch.setenv("ACCEL_AUTO", "1")
+    monkeypatch.delenv("ACCEL_PROBING", raising=False)
+    monkeypatch.setattr(pipeline, "auto", auto)
+    monkeypatch.setattr(autoload, "line_of", lambda report: "accel: cpu")
+    monkeypatch.setattr("sys.stderr", stderr())
+    autoload.load()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,13 @@ def test_torch_s_own_loading_gets_an_inert_one(acme, capable):
     assert bridges.AUTOLOAD not in os.environ
 
 
+def test_taking_it_back_leaves_the_users_setting_alone(acme, capable):
+    undo = bridges.install(capable(), {"torch_acme": "_autoload"})
+    os.environ[bridges.AUTOLOAD] = "1"
+    undo()
+    assert os.environ[bridges.AUTOLOAD] == "1", "no bridge failed, so nothing was set"
+
+
 def test_a_library_gets_the_error_it_expects(acme, capable):
     undo = bridges.install(capable(), {"torch_acme": "_autoload"})
     try:

@@ -149,6 +149,8 @@ def test_deepspeed_that_is_not_installed_is_refused_before_anything(installed, t
         pytest.skip("deepspeed is installed")
     with pytest.raises(AccelError, match=r"accel-hal\[deepspeed\]"):
         command.check(["train", str(path)])
+    with pytest.raises(AccelError, match="the command line asks for DeepSpeed"):
+        command.check(["train", "--model_name_or_path", "a/b", "--deepspeed", "ds.json"])
     command.check(["train", str(path), "deepspeed="])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from accel.errors import CapabilityUnavailable
 from accel.values import Feature
-from accel_frameworks import arguments, diagnosing, llamafactory_webui, rescue, switching
+from accel_frameworks import arguments, batches, diagnosing, llamafactory_webui, rescue, switching
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5))
@@ -22,8 +23,8 @@ def test_pieces_are_the_batch(rows, piece, width):
         "temperature": 0.5,
         "scale": torch.tensor(2.0),
     }
-    parts = rescue.split(batch, piece)
-    assert all(rescue.rows_of(part) <= piece for part in parts)
+    parts = batches.split(batch, piece)
+    assert all(batches.rows_of(part) <= piece for part in parts)
     assert torch.equal(torch.cat([part["input_ids"] for part in parts]), batch["input_ids"])
     assert [name for part in parts for name in part["names"]] == batch["names"]
     assert all(part["temperature"] == 0.5 for part in parts)
@@ -34,8 +35,8 @@ def test_shares_weigh_by_the_labels_that_count(kept):
     labels = torch.where(torch.tensor(kept), 1, -100)
     losses = torch.rand(len(kept), 2)
     counted = (labels[:, 1:] != -100).float()
-    parts = rescue.split({"labels": labels}, 2)
-    shares = rescue.shares(parts)
+    parts = batches.split({"labels": labels}, 2)
+    shares = batches.shares(parts)
     assert sum(shares) == pytest.approx(1.0)
     if counted.sum() == 0:
         return
@@ -148,3 +149,32 @@ def test_only_llamafactory_s_own_command_is_served():
     served = llamafactory_webui.served(["llamafactory-cli", "train", "a b.yaml"])
     assert served[1:] == ["-m", "accel", "llamafactory", "train", "a b.yaml"]
     assert llamafactory_webui.served(["ls", "-l"]) == ["ls", "-l"]
+
+
+def test_the_first_to_lose_it_is_named_whatever_else_it_was_given():
+    class Loses(torch.nn.Module):
+        def forward(self, mask, nothing, x):
+            return x * float("inf")
+
+    model = torch.nn.Sequential(torch.nn.Identity())
+    model.add_module("loses", Loses())
+    trainer = types.SimpleNamespace(
+        compute_loss_context_manager=contextlib.nullcontext,
+        _prepare_inputs=lambda inputs: inputs,
+        compute_loss=lambda model, inputs: model.loses(
+            torch.tensor([True]), torch.empty(0), inputs["x"]
+        ),
+    )
+    said = diagnosing._first_lost(trainer, model, {"x": torch.tensor([2.0, -3.0])})
+    assert (
+        said == "loses (Loses, torch.float32) is the first to lose it, from an input of at most 3"
+    )
+
+
+def test_a_gradient_of_nothing_is_no_sign_of_life():
+    model = torch.nn.ParameterList([torch.ones(0), torch.ones(2)])
+    for parameter in model:
+        parameter.grad = torch.zeros_like(parameter)
+    assert diagnosing._gradients_live(model) is False
+    model[1].grad += 1
+    assert diagnosing._gradients_live(model) is True

@@ -162,6 +162,9 @@ CASES = [
     # Ascend
     Case("ascend-driver-missing", NPU, {"paths": [], "": drivers(None)}),
     Case("ascend-container-without-npu", NPU, {"paths": []}),
+    Case(
+        "ascend-hidden", NPU, env(ASCEND_RT_VISIBLE_DEVICES=""), env(ASCEND_RT_VISIBLE_DEVICES="1")
+    ),
     Case("ascend-torch-missing", NPU, installed(torch=None)),
     Case("ascend-bridge-missing", NPU, installed(torch_npu=None)),
     Case("ascend-bridge-of-another-torch", NPU, installed(torch="2.13.0+cpu")),
@@ -188,6 +191,7 @@ CASES = [
     # AMD and Hygon
     Case("rocm-driver-missing", HIP, {"paths": [], "": drivers(None)}),
     Case("rocm-container-without-gpu", HIP, {"paths": []}),
+    Case("rocm-hidden", HIP, env(HIP_VISIBLE_DEVICES="-1"), env(HIP_VISIBLE_DEVICES="0")),
     Case("hygon-torch-replaced", "hygon-k100ai-x8", torch("2.9.0+cu128", cuda="12.8")),
     Case("rocm-torch-of-another-vendor", HIP, torch("2.10.0", cuda="12.8")),
     Case("rocm-torch-missing", HIP, installed(torch=None)),

@@ -130,14 +130,6 @@ def test_no_torch() -> None:
     asking.imports_no_torch(PLUGIN, "apple-m2-max")
 
 
-def test_the_host_collective_probe_says_whose_tensors_it_moved() -> None:
-    from accel_mps.probes import host_collective
-
-    line = host_collective("mps:0", "gloo")
-    assert "gloo all_reduce" in line
-    assert "not of mps:0" in line
-
-
 @pytest.mark.parametrize(
     ("brand", "name"),
     [

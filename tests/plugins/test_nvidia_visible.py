@@ -201,6 +201,7 @@ class Nvml(types.ModuleType):
         super().__init__("libnvml")
         self.open = 0
         self.broken: str | None = None
+        self.lost: int | None = None
 
     def nvmlInit(self) -> None:  # noqa: N802
         self.open += 1
@@ -217,6 +218,8 @@ class Nvml(types.ModuleType):
 
     def answer(self, name: str, handle: Any = None, slot: Any = None) -> Any:
         spark = handle == 1
+        if name == "DeviceGetHandleByIndex" and handle == self.lost:
+            raise Error("GPU is lost")
         if name == "DeviceGetMemoryInfo" and spark:
             raise NotSupported("Not Supported")
         if name == "DeviceGetMigDeviceHandleByIndex" and slot != 2:
@@ -283,6 +286,20 @@ def test_a_gpu_that_cannot_be_read_keeps_its_place(bindings: Nvml) -> None:
         (0, "GPU is lost"),
         (1, "GPU is lost"),
     ]
+
+
+@pytest.mark.parametrize(("lost", "named"), [(0, {"1": [1, None]}), (1, {"0": [0, 0]})])
+def test_a_gpu_that_fell_off_the_bus_hides_no_other(
+    bindings: Nvml, lost: int, named: dict[str, Any]
+) -> None:
+    """NVML has no handle of it then: the error comes before any question."""
+    bindings.lost = lost
+    answer = ask("MIG-cc,GPU-b")
+    assert answer["gpus"][lost] == {"index": lost, "error": "GPU is lost"}
+    other = answer["gpus"][1 - lost]
+    assert other["name"] == ("GB10", "H100")[lost]
+    assert "speed" not in other  # one that answers is no mixed box
+    assert answer["named"] == named
 
 
 def test_addresses_as_linux_writes_them() -> None:

@@ -179,8 +179,10 @@ def test_hip_keeps_the_order_and_stops_at_what_is_not_there(
     text = ",".join(map(str, chosen))
     found = devices(PLUGIN, env(machine("hygon-k100ai-x8"), **{variable: text}))
     valid = chosen[: next((i for i, n in enumerate(chosen) if n > 7), len(chosen))]
-    assert [d.attributes["physical_id"] for d in found] == valid
-    assert [d.index for d in found] == list(range(len(valid)))
+    assert [d.attributes["physical_id"] for d in found] == (valid or list(range(8)))
+    assert [d.index for d in found] == list(range(len(valid or range(8))))
+    for one in found:
+        assert (f"hidden by {variable}={text!r}" in (one.problem or "")) is not bool(valid)
 
 
 @given(
@@ -198,7 +200,29 @@ def test_hip_chooses_among_what_the_runtime_below_left(
         CUDA_VISIBLE_DEVICES="7",
     )
     found = devices(PLUGIN, here)
-    assert [d.attributes["physical_id"] for d in found] == [outer[place] for place in inner]
+    chosen = [outer[place] for place in inner]
+    assert [d.attributes["physical_id"] for d in found] == (chosen or list(range(8)))
+    assert [one.problem is None for one in found] == [bool(chosen)] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "remedy"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "0"}, "unset HIP_VISIBLE_DEVICES"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "unset CUDA_VISIBLE_DEVICES"),
+        ({"ROCR_VISIBLE_DEVICES": "9"}, "unset ROCR_VISIBLE_DEVICES"),
+        (
+            {"ROCR_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "1"},
+            "unset ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES",
+        ),
+        # the graphics of the processor, on which torch does not compute, is all that is left
+        ({"HIP_VISIBLE_DEVICES": "1"}, "unset HIP_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_card_that_is_hidden_is_told_of(variables: dict[str, str], remedy: str) -> None:
+    (found,) = devices(PLUGIN, env(machine("rx-7900"), **variables))
+    assert (found.arch, found.remedy) == ("gfx1100", remedy)
+    assert "no card is left to torch" in (found.problem or "")
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

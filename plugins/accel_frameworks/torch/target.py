@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 KIND = "cuda"
@@ -36,6 +38,7 @@ class Target:
         self.device = torch.device
         self.cuda_was_started = False
         self.table: dict[Any, torch.device] = {}
+        self._exported: dict[str, tuple[str, str | None]] = {}
         for number in range(MOST):
             there = torch.device(f"{kind}:{number}") if self.indexed else torch.device(kind)
             self.table[f"{KIND}:{number}"] = self.table[torch.device(KIND, number)] = there
@@ -45,6 +48,24 @@ class Target:
         """What `cuda` without a number means; None or 0 for torch's current device."""
         chosen = f"{self.kind}:{index}" if self.indexed and index else self.kind
         self.table[KIND] = self.table[self.device(KIND)] = self.device(chosen)
+
+    def export(self, variables: Mapping[str, str]) -> None:
+        """Set environment variables, which `withdraw` takes back."""
+        for name, value in variables.items():
+            _, before = self._exported.get(name, (value, os.environ.get(name)))
+            self._exported[name] = (value, before)
+            os.environ[name] = value
+
+    def withdraw(self) -> None:
+        """The variables as they were; what somebody has set since is left alone."""
+        while self._exported:
+            name, (value, before) = self._exported.popitem()
+            if os.environ.get(name) != value:
+                continue
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
     def of(self, value: Any) -> Any:
         """The device that `value` means: a number counts as CUDA's; what is not CUDA's is kept."""
