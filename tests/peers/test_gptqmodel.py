@@ -43,7 +43,8 @@ def child(*arguments: str | Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},  # with one, gptqmodel does not import
+        # With one thread gptqmodel does not import; with one worker it does not start.
+        env={**os.environ, "OMP_NUM_THREADS": "2", "GPTQMODEL_CPU_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
