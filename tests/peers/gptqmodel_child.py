@@ -1,7 +1,7 @@
 """Run as a child, without accel: gptqmodel, or transformers with gptqmodel, on a checkpoint.
 
     python gptqmodel_child.py read WAY FOLDER OUT    logits, and the weight of each layer
-    python gptqmodel_child.py make SETTINGS SOURCE FOLDER OUT    quantise SOURCE with gptqmodel, read
+    python gptqmodel_child.py make SETTINGS SOURCE FOLDER OUT    quantise SOURCE, then read
 
 A process of its own, because importing gptqmodel changes what others find in transformers.
 """
