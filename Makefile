@@ -43,7 +43,7 @@ test-scripts: .venv-test ## scripts written for CUDA alone: on the CPU, simulate
 test-upstream: .venv-test ## accelerate's and LLaMA-Factory's own tests, without accel and with it
 	.venv-test/bin/python tools/upstream_tests.py
 
-test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
+test-kernels: .venv-test ## every kernel compiled for every GPU, without one; a real model rounded, trained
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels
 
 test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads (a torch of 5 GB)
