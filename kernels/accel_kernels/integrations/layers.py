@@ -87,6 +87,14 @@ def _scheme_of_groups(config: Config) -> Scheme:
             found=f"{config.get('format')}, {len(weights)} groups, {len(inputs)} of activations",
             remedy="pip install compressed-tensors, and ACCEL_QUANT=off",
         )
+    sparsity = (config.get("sparsity_config") or {}).get("format") or "dense"
+    transforms = (config.get("transform_config") or {}).get("config_groups") or {}
+    if sparsity != "dense" or transforms:
+        raise FormatError(
+            "of compressed-tensors weights that are neither sparse nor rotated are served",
+            found=", ".join([sparsity, *transforms]),
+            remedy="pip install compressed-tensors, and ACCEL_QUANT=off",
+        )
     (weight,) = weights
     return Scheme(
         "compressed-tensors",
