@@ -4,8 +4,8 @@
 
 FOLDER is written where it is not there yet: random words in shards, 118 MB a layer and 2.2 GB of
 embeddings. Measured in a child process each: reading the files, then `from_pretrained`; with --cold
-both from the disk, else from the memory that the system keeps files in. On a machine that others use
-the processor's seconds say more than the clock's.
+both from the disk, else from the memory that the system keeps files in. On a machine that others
+use the processor's seconds say more than the clock's.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ watcher.join()
 tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
            for t in [*model.parameters(), *model.buffers()]}
 providers = sorted({m.provider for m in model.modules() if hasattr(m, "provider")})
-print(json.dumps({"seconds": seconds, "processor": spent, "model": sum(tensors.values()), "grown": private() - before,
-                  "peak": peak - before, "rss": process.memory_info().rss,
+print(json.dumps({"seconds": seconds, "processor": spent, "model": sum(tensors.values()),
+                  "grown": private() - before, "peak": peak - before, "rss": process.memory_info().rss,
                   "providers": providers}))
 """
 
