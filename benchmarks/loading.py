@@ -59,8 +59,8 @@ tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
            for t in [*model.parameters(), *model.buffers()]}
 providers = sorted({m.provider for m in model.modules() if hasattr(m, "provider")})
 print(json.dumps({"seconds": seconds, "processor": spent, "model": sum(tensors.values()),
-                  "grown": private() - before, "peak": peak - before, "rss": process.memory_info().rss,
-                  "providers": providers}))
+                  "grown": private() - before, "peak": peak - before,
+                  "rss": process.memory_info().rss, "providers": providers}))
 """
 
 
