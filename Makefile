@@ -45,7 +45,7 @@ test-upstream: .venv-test ## accelerate's and LLaMA-Factory's own tests, without
 	@.venv-test/bin/python tests/failures/make_environments.py upstream
 	.venv-failures/upstream/bin/python tools/upstream_tests.py $(UPSTREAM_ARGS)
 
-test-kernels: .venv-test ## compile every kernel in every format for every GPU, without one
+test-kernels: .venv-test ## every kernel compiled for every GPU, without one; a real model rounded, trained
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS) -m sweep tests/kernels
 
 test-peers: ## gptqmodel 7.7.0 reads what accel writes, and accel what it reads (a torch of 5 GB)

@@ -59,12 +59,14 @@ def default_folder(env: Callable[[str], str | None]) -> Path:
 class DiskCache:
     """Named files of entries in one folder: `name` -> {key: entry}, an entry being a JSON object.
 
-    `notes` has a line for each thing that kept the cache from working as it should.
+    `notes` has a line for each thing that kept the cache from working as it should; `tell` hears
+    each as it happens.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[Note], None] = lambda note: None) -> None:
         self.folder = folder
         self._notes: list[Note] = []
+        self._tell = tell
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -112,6 +114,7 @@ class DiskCache:
         note = Note(level=level, subject=SUBJECT, message=message, remedy=remedy, origin="accel")
         if note not in self._notes:
             self._notes.append(note)
+            self._tell(note)
 
     def _folder_is_private(self) -> bool:
         """Whether the folder is there and can be believed; a Note where it is there and cannot."""

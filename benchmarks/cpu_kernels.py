@@ -26,7 +26,7 @@ sys.path.append(sys.path.pop(0))
 
 from accel_kernels import providers
 from accel_kernels.formats import QuantizedWeight, from_values
-from accel_kernels.ops import quantized_linear
+from accel_kernels.ops import linear
 from accel_kernels.providers import Shape
 
 GROUP = 128
@@ -50,11 +50,11 @@ def weight_of(k: int, n: int, seed: int) -> QuantizedWeight:
 
 
 def ours(name: str, weight: QuantizedWeight) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The operator with the weight in the layout of one provider."""
+    """What a layer calls, with the weight in the layout of one provider."""
     shape = Shape.of(weight)
     packed = providers.named(name).pack(weight)
     sizes = (shape.bits, shape.group_size, shape.in_features, shape.out_features, name)
-    return lambda x: quantized_linear(x, packed, *sizes)
+    return lambda x: linear(x, packed, sizes)
 
 
 def torchs(weight: QuantizedWeight, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:

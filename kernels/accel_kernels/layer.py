@@ -16,7 +16,7 @@ from torch import nn
 
 from accel_kernels import providers
 from accel_kernels.formats import FormatError, QuantizedWeight, awq, compressed_tensors, gptq
-from accel_kernels.ops import quantized_linear
+from accel_kernels.ops import linear
 from accel_kernels.providers import Shape
 
 Format = Literal["awq", "gptq", "compressed-tensors"]
@@ -230,7 +230,7 @@ class QuantizedLinear(nn.Module):  # type: ignore[misc]
         packed, bias = self.packed, self.bias
         if packed[0].device != x.device:
             packed = [tensor.to(x.device, non_blocking=True) for tensor in packed]
-        y = quantized_linear(x, packed, *self.sizes)
+        y = linear(x, packed, self.sizes)
         return y if bias is None else y + bias.to(device=y.device, dtype=y.dtype)
 
     def extra_repr(self) -> str:

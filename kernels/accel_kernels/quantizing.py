@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ BAND_ELEMENTS = 1 << 24
 IN_A_BLOCK = re.compile(r"(^|\.)(layers|blocks|h)\.\d+\.")
 NOT_LANGUAGE = re.compile(r"(^|\.)(visual|vision\w*|audio\w*)\.")
 ROUTERS = re.compile(r"(^|\.)(gate|router|shared_expert_gate)$")
+EXPERT = re.compile(r"\.experts\.\d+\.[^.]+$")
+FUSED = re.compile(r"\.experts\.[^.]*proj$")
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -76,18 +78,22 @@ class Recipe:
             return f"{in_features} x {out_features} does not fill whole words of {self.bits} bits"
         return None
 
-    def config(self, left_out: Mapping[str, str]) -> dict[str, Any]:
-        """`quantization_config` as AutoAWQ and GPTQModel write it."""
+    def config(self, left_out: Mapping[str, str], routers: Sequence[str] = ()) -> dict[str, Any]:
+        """`quantization_config` as AutoAWQ and GPTQModel write it.
+
+        `routers` are the last parts of the names of layers that choose experts.
+        """
         common = {"quant_method": self.format, "bits": self.bits, "group_size": self.group_size}
         if self.format == "awq":
-            names = ["lm_head", *left_out] if left_out else None
+            names = ["lm_head", *routers, *left_out] if left_out or routers else None
             return {
                 **common,
                 "zero_point": True,
                 "version": "gemm",
                 "modules_to_not_convert": names,
             }
-        dynamic: dict[str, Any] = {f"-:^{re.escape(name)}$": {} for name in left_out}
+        dynamic: dict[str, Any] = {f"-:.*\\.{name}$": {} for name in routers}
+        dynamic |= {f"-:^{re.escape(name)}$": {} for name in left_out}
         return {
             **common,
             "desc_act": False,
@@ -166,13 +172,15 @@ def plan(folder: Path, recipe: Recipe, *, fit: bool = False) -> Plan:
     recipe.check()
     config = _config_of(folder)
     stored = checkpoint.headers(checkpoint.shards_of(folder))
-    shapes = {name: stored.get(f"{name}.weight") for name in linear_layers(folder)}
+    names = dict.fromkeys([*linear_layers(folder), *expert_layers(stored)])
+    shapes = {name: stored.get(f"{name}.weight") for name in names}
     if fit:
         widths = {found.shape[1] for found in shapes.values() if found is not None}
         fitting = (size for size in GROUP_SIZES if all(width % size == 0 for width in widths))
         recipe = dataclasses.replace(recipe, group_size=next(fitting, recipe.group_size))
     reasons = {name: _reason(recipe, found) for name, found in shapes.items()}
     left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+    left_out |= {name: "one tensor for all experts" for name in stored if FUSED.search(name)}
     layers = tuple(name for name in shapes if name not in left_out)
     if not layers:
         raise InputError(
@@ -234,6 +242,25 @@ def linear_layers(folder: Path) -> list[str]:
         and not NOT_LANGUAGE.search(name)
         and not ROUTERS.search(name)
     ]
+
+
+def expert_layers(stored: Mapping[str, Stored]) -> list[str]:
+    """The layers of single experts in a checkpoint; transformers 5 has modules for all together."""
+    weights = (name.removesuffix(".weight") for name in stored if name.endswith(".weight"))
+    return [
+        name
+        for name in weights
+        if EXPERT.search(name)
+        and IN_A_BLOCK.search(name)
+        and not NOT_LANGUAGE.search(name)
+        and len(stored[f"{name}.weight"].shape) == 2
+    ]
+
+
+def routers(stored: Mapping[str, Stored]) -> list[str]:
+    """What the layers that choose experts are called in a checkpoint: the last parts."""
+    weights = (name.removesuffix(".weight") for name in stored if name.endswith(".weight"))
+    return sorted({name.rpartition(".")[2] for name in weights if ROUTERS.search(name)})
 
 
 def write(
@@ -373,7 +400,7 @@ def _usual_mode() -> int:
 
 def _write_others(made: Plan, draft: Path) -> None:
     """config.json, quantize_config.json for GPTQ's readers, the tokenizer and all other files."""
-    quantized = made.recipe.config(made.left_out)
+    quantized = made.recipe.config(made.left_out, routers(made.stored))
     _write_json(draft / "config.json", {**made.config, "quantization_config": quantized})
     if made.recipe.format == "gptq":
         _write_json(draft / "quantize_config.json", quantized)

@@ -191,6 +191,15 @@ def test_what_means_nothing_here_says_so(name):
         function()
 
 
+def test_what_a_refused_name_wraps_is_there():
+    """torch 2.14 asks for it when its compiler is imported."""
+    import torch._dynamo.variables.torch
+
+    assert callable(torch.cuda.use_mem_pool.__wrapped__)
+    with pytest.raises(AccelError):
+        torch.cuda.use_mem_pool(None)
+
+
 def test_a_cuda_extension_is_refused_and_a_cpp_one_is_not(monkeypatch):
     pytest.importorskip("setuptools")
     import torch.utils.cpp_extension as ext

@@ -185,6 +185,20 @@ def test_v1_words_that_borrowed_come_back_as_their_writer_meant_them() -> None:
         gptq.write(read, v1=True)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_v1_stores_one_less_in_every_field(bits: int) -> None:
+    """Also in fields of 3 bits that lie across words: a symmetric layer has a 3 for each 4."""
+    for low, sym in ((1, False), (1, True)):
+        weight = random_weight(bits, 64, 64, 32, low=low)
+        if sym:
+            zeros = torch.full_like(weight.zeros(), 1 << (bits - 1))
+            weight = dataclasses.replace(weight, qzeros=pack(zeros, bits, 1))
+        stored = gptq.write(weight, v1=True)
+        assert torch.equal(unpack(stored["qzeros"], bits, 64, 1) + 1, weight.zeros())
+        sizes: dict[str, Any] = {"group_size": 32, "in_features": 64, "out_features": 64}
+        assert same(gptq.read(stored, bits=bits, **sizes, v1=True, sym=sym), weight)
+
+
 def broken(tensors: dict[str, torch.Tensor], key: str, how: str) -> dict[str, torch.Tensor]:
     tensor = tensors[key]
     changed = {

@@ -13,7 +13,7 @@ import accel_kernels.torch_provider
 from accel.errors import CapabilityUnavailable
 from accel_kernels import providers
 from accel_kernels.formats import QuantizedWeight
-from accel_kernels.ops import quantized_linear
+from accel_kernels.ops import linear, quantized_linear
 from accel_kernels.providers import Shape
 from test_formats import random_weight
 
@@ -76,6 +76,56 @@ def test_dequantising_in_bands_is_dequantising_at_once(
     assert torch.equal(
         provider.dequantize(packed, Shape.of(weight), torch.float32), weight.dequantize()
     )
+
+
+@pytest.mark.parametrize("shape", [(32,), (0, 32), (1, 32), (2, 3, 32)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_without_the_dispatcher_it_is_the_same(shape: tuple[int, ...], turned: bool) -> None:
+    packed, *sizes = arguments(random_weight(4, 32, 16, 16), "torch")
+    x = torch.randn(*reversed(shape)).mT if turned and len(shape) > 1 else torch.randn(shape)
+    if x.shape != shape:
+        x = x.reshape(shape)
+    ours, theirs = x.detach().requires_grad_(), x.detach().requires_grad_()
+    y, expected = linear(ours, packed, tuple(sizes)), quantized_linear(theirs, packed, *sizes)
+    assert y.shape == expected.shape
+    assert torch.equal(y, expected)
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    expected.backward(dy)
+    assert ours.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)
+    with torch.no_grad():
+        assert torch.equal(linear(ours, packed, tuple(sizes)), expected)
+    assert torch.equal(linear(x.detach(), packed, tuple(sizes)), expected)
+
+
+def test_who_looks_for_operators_finds_it() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    packed, *sizes = arguments(random_weight(4, 32, 16, 16), "torch")
+    x = torch.randn(3, 32)
+    with Watch():
+        linear(x, packed, tuple(sizes))
+    assert "accel.quantized_linear.default" in seen
+
+
+def test_a_gradient_of_the_gradient_is_refused_and_not_wrong() -> None:
+    packed, *sizes = arguments(random_weight(4, 32, 16, 16), "torch")
+    x = torch.randn(3, 32, requires_grad=True)
+    (dx,) = torch.autograd.grad(
+        linear(x, packed, tuple(sizes)).square().sum(), x, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
 
 
 def test_torchs_own_checks_of_a_custom_operator() -> None:

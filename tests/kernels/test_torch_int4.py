@@ -46,7 +46,6 @@ def test_the_layout_is_lossless(weight: QuantizedWeight, tile: int) -> None:
     assert provider.refuses(weight, CPU) is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_int4_provider, "TILE_ELEMENTS", tile)
-        patch.setattr(torch_int4_provider, "STEP_ELEMENTS", tile)
         packed = provider.pack(weight)
         assert same(provider.unpack(packed, Shape.of(weight)), weight)
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):

@@ -153,6 +153,13 @@ def test_config_alone_decides_where_nothing_is_known_of_the_files() -> None:
     assert {name: place.scheme.bits for name, place in places.items()} == {"up": 8, "gate": 4}
 
 
+PACKED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "group_size": 32}}},
+}
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -160,6 +167,8 @@ def test_config_alone_decides_where_nothing_is_known_of_the_files() -> None:
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "'gptq' and 'gptq_v2'"),
         ({"quant_method": "gptq", "bits": "four"}, "bits must be a number"),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "pack-quantized"),
+        ({**PACKED, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse-24-bitmask"),
+        ({**PACKED, "transform_config": {"config_groups": {"u": {}}}}, "neither .* nor rotated"),
     ],
 )
 def test_formats_that_are_not_served_are_an_error(config: dict[str, Any], said: str) -> None:

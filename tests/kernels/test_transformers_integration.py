@@ -155,6 +155,18 @@ def test_moving_and_converting_a_layer_leaves_its_words_and_scales(
     )
 
 
+def test_a_model_without_its_head_is_in_the_dtype_that_was_asked_for(
+    checkpoints: dict[str, Path],
+) -> None:
+    """Its parameters are called otherwise than in the checkpoint, which is in float32."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(checkpoints["qwen2-awq"], torch_dtype=torch.bfloat16)
+    assert len(quantised_layers(model)) == PER_LAYER * tiny_models.LAYERS
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.bfloat16}
+    assert model(input_ids=tiny_models.tokens()).last_hidden_state.dtype == torch.bfloat16
+
+
 def test_a_dequantised_model_is_a_plain_one(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model = load(checkpoints["qwen2-awq"])
     expected = logits(model)

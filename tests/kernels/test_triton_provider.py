@@ -8,21 +8,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accel.caching import DiskCache
 from accel_kernels import providers
 from accel_kernels.formats import packing
 from accel_kernels.providers import Shape
-from accel_kernels.triton_provider import TritonProvider, layout, locks, provider, tuning
+from accel_kernels.triton_provider import TritonProvider, layout, locks, provider
 from accel_kernels.triton_provider.configs import (
     M_CLASSES,
-    Config,
     Problem,
     allowed,
     candidates,
@@ -141,62 +138,6 @@ def test_classes_of_m_and_candidates() -> None:
     assert len(set(tried)) == len(tried) > 5
     wide = dataclasses.replace(PROBLEM, dtype="float32")
     assert all(config.slab for config in candidates(wide))
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskCache:
-    kept = DiskCache(tmp_path / "cache")
-    monkeypatch.setattr(tuning, "_cache", lambda: kept)
-    monkeypatch.setattr(tuning, "_name", lambda: "triton-test")
-    monkeypatch.delenv(tuning.TUNE, raising=False)
-    tuning.forget()
-    return kept
-
-
-def test_what_was_measured_is_used_again(cache: DiskCache) -> None:
-    best = Config(block_m=16, block_n=64, block_k=64, splits=7)
-    tuning._keep(PROBLEM, best)
-    assert tuning.chosen(PROBLEM, pytest.fail) == best
-    other = dataclasses.replace(PROBLEM, m_class=64)
-    assert tuning.chosen(other, pytest.fail) == default(other)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {},
-        {"block_m": 16},
-        {**dataclasses.asdict(Config()), "block_m": "16"},
-        {**dataclasses.asdict(Config()), "post": 1},
-        {**dataclasses.asdict(Config()), "more": 1},
-    ],
-)
-def test_nonsense_in_the_cache_is_ignored(cache: DiskCache, entry: dict[str, Any]) -> None:
-    cache.update("triton-test", {PROBLEM.key: entry})
-    assert tuning.chosen(PROBLEM, pytest.fail) == default(PROBLEM)
-
-
-def test_measuring_takes_the_fastest_that_runs(
-    cache: DiskCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    tried = list(candidates(PROBLEM))
-    times = {config: 1.0 + index for index, config in enumerate(tried)}
-
-    def milliseconds(work: Any) -> float:
-        config = work()
-        if config is tried[0]:
-            raise RuntimeError("out of resource")
-        return times[config]
-
-    monkeypatch.setattr(tuning, "milliseconds", milliseconds)
-    monkeypatch.setattr(tuning, "_may_measure", lambda: True)
-    monkeypatch.setattr(tuning, "candidates", lambda problem: iter(tried))
-    monkeypatch.setenv(tuning.TUNE, "1")
-    assert tuning.chosen(PROBLEM, lambda config: config) is tried[1]
-    tuning.forget()
-    monkeypatch.delenv(tuning.TUNE)
-    assert tuning.chosen(PROBLEM, pytest.fail) == tried[1]
 
 
 def test_counters_start_at_nothing() -> None:

@@ -32,6 +32,19 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
+EXPERTS = 4
+ROUTED = {
+    "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_experts": EXPERTS,
+    "decoder_sparse_step": 1,
+}  # fmt: skip
+KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "qwen2": ("Qwen2", {}),  # has biases
+    "qwen2_moe": ("Qwen2Moe", {**ROUTED, "shared_expert_intermediate_size": 64}),
+    "qwen3_moe": ("Qwen3Moe", {**ROUTED, "head_dim": 16}),
+    "mixtral": ("Mixtral", {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}),
+}
+
 
 def plain(
     folder: Path,
@@ -39,19 +52,19 @@ def plain(
     dtype: torch.dtype = torch.float32,
     changes: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A model of `kind` (llama; qwen2, which has biases), its head not tied unless changed so."""
+    """A model of `kind`, one of KINDS, its head not tied unless changed so."""
     import transformers
 
-    names = {"llama": "Llama", "qwen2": "Qwen2"}
-    sizes = {**SIZES, "tie_word_embeddings": False, **(changes or {})}
-    config = getattr(transformers, f"{names[kind]}Config")(**sizes)
+    name, own = KINDS[kind]
+    sizes = {**SIZES, "tie_word_embeddings": False, **own, **(changes or {})}
+    config = getattr(transformers, f"{name}Config")(**sizes)
     torch.manual_seed(0)
-    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    model = getattr(transformers, f"{name}ForCausalLM")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.5)
-            elif "proj" in name or "lm_head" in name:
+            elif any(part in name for part in ("proj", "lm_head", ".gate.", "shared_expert_gate")):
                 parameter.normal_(std=0.2)
     model.to(dtype).save_pretrained(folder)
     return folder

@@ -1,7 +1,7 @@
 """Run as a child, without accel: gptqmodel, or transformers with gptqmodel, on a checkpoint.
 
     python gptqmodel_child.py read WAY FOLDER OUT    logits, and the weight of each layer
-    python gptqmodel_child.py make SETTINGS SOURCE FOLDER    quantise SOURCE with gptqmodel
+    python gptqmodel_child.py make SETTINGS SOURCE FOLDER OUT    quantise SOURCE, then read
 
 A process of its own, because importing gptqmodel changes what others find in transformers.
 """
@@ -45,13 +45,15 @@ def read(way: str, folder: str, out: str) -> None:
         found["logits"] = model(input_ids=torch.tensor(IDS)).logits.float().contiguous()
         for name, module in model.named_modules():
             if hasattr(module, "qweight"):
+                if module.bias is not None:
+                    module.bias.zero_()
                 units = torch.eye(module.in_features, dtype=torch.float16)
                 found[name] = module(units).t().contiguous()
     save_file(found, out)
 
 
-def make(settings: str, source: str, folder: str) -> None:
-    """By GPTQ, or AWQ, on random tokens."""
+def make(settings: str, source: str, folder: str, out: str) -> None:
+    """By GPTQ, or AWQ, on random tokens; then `read` it."""
     from gptqmodel import GPTQModel, QuantizeConfig
 
     model = GPTQModel.load(source, QuantizeConfig(device="cpu", **json.loads(settings)))
@@ -60,6 +62,7 @@ def make(settings: str, source: str, folder: str) -> None:
     calibration = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
     model.quantize(calibration, batch_size=1)
     model.save(folder)
+    read("gptqmodel", folder, out)
 
 
 if __name__ == "__main__":

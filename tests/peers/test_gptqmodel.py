@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ pytestmark = [
         importlib.util.find_spec("gptqmodel") is None, reason="no gptqmodel: make test-peers"
     ),
 ]
+AWQ = {"method": "awq", "format": "gemm"}
+ACT_ORDER = {"desc_act": True, "act_group_aware": False}
+EXPERTS = ("qwen2_moe", "qwen3_moe", "mixtral")
 SIZES = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -43,19 +47,20 @@ def child(*arguments: str | Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},  # with one, gptqmodel does not import
+        # With one thread gptqmodel does not import; with one worker it does not start.
+        env={**os.environ, "OMP_NUM_THREADS": "2", "GPTQMODEL_CPU_WORKERS": "2"},
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`llama`, and `qwen2` with its biases, each with a tokenizer, which gptqmodel asks for."""
+    """Models, `qwen2` with its biases, each with a tokenizer, which gptqmodel asks for."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     made = {}
-    for kind in ("llama", "qwen2"):
+    for kind in ("llama", "qwen2", *EXPERTS):
         folder = tmp_path_factory.mktemp("plain") / kind
         tiny_models.plain(folder, kind, changes=SIZES)
         words = {f"w{index}": index for index in range(tiny_models.VOCABULARY)}
@@ -122,25 +127,65 @@ def test_what_accel_writes_is_read_by_others(
     "settings",
     [
         {"bits": 4, "group_size": 32, "sym": True, "desc_act": False},
-        {"bits": 4, "group_size": 32, "sym": True, "desc_act": True},
-        {"bits": 4, "group_size": 64, "sym": False, "desc_act": True, "format": "gptq_v2"},
-        {"bits": 4, "group_size": -1, "sym": True, "desc_act": False},
+        {"bits": 4, "group_size": 32, "sym": True, **ACT_ORDER},
+        {"bits": 4, "group_size": 32, "sym": False, "desc_act": False},
+        {"bits": 4, "group_size": 64, "sym": False, **ACT_ORDER, "format": "gptq_v2"},
+        {"bits": 4, "group_size": -1, "sym": True, **ACT_ORDER},
         {"bits": 8, "group_size": 128, "sym": True, "desc_act": False},
         {"bits": 3, "group_size": 32, "sym": True, "desc_act": False},
-        {"bits": 2, "group_size": 32, "sym": True, "desc_act": True},
+        {"bits": 2, "group_size": 32, "sym": True, **ACT_ORDER},
         {"bits": 4, "group_size": 32, "dynamic": {r"-:.*layers\.0\.mlp.*": {}}},
         {"bits": 4, "group_size": 32, "dynamic": {r".*down_proj": {"bits": 8, "group_size": 64}}},
-        {"bits": 4, "group_size": 64, "method": "awq", "format": "gemm"},
+        {"bits": 4, "group_size": 64, **AWQ},
+        {"bits": 4, "group_size": 128, **AWQ, "sym": False},
     ],
     ids=[
-        "sym", "act-order", "asymmetric-v2-act-order", "per-channel", "8-bits", "3-bits",
-        "2-bits-act-order", "layers-left-out", "a-layer-in-8-bits", "awq",
+        "sym", "act-order", "asymmetric", "asymmetric-v2-act-order", "per-channel", "8-bits",
+        "3-bits", "2-bits-act-order", "layers-left-out", "a-layer-in-8-bits", "awq",
+        "awq-asymmetric",
     ],
 )  # fmt: skip
 def test_what_gptqmodel_writes_is_read_by_accel(
     kind: str, settings: dict[str, Any], plain: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    child("make", json.dumps(settings), plain[kind], tmp_path / "made")
-    child("read", "gptqmodel", tmp_path / "made", tmp_path / "theirs.safetensors")
-    agree(ours(tmp_path / "made", monkeypatch), load_file(tmp_path / "theirs.safetensors"))
+    made, theirs = tmp_path / "made", tmp_path / "theirs.safetensors"
+    child("make", json.dumps(settings), plain[kind], made, theirs)
+    agree(ours(made, monkeypatch), load_file(theirs))
+
+
+@pytest.mark.parametrize("format", ["awq", "gptq"])
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_experts_that_accel_writes(
+    kind: str, format: str, plain: dict[str, Path], tmp_path: Path,  # noqa: A002
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tiny_models.quantized(plain[kind], tmp_path / "made", format)
+    child("read", "gptqmodel", folder, tmp_path / "theirs.safetensors")
+    theirs = load_file(tmp_path / "theirs.safetensors")
+    agree(_as_gptqmodel_names(ours(folder, monkeypatch)), theirs)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"bits": 4, "group_size": 32}, {"bits": 4, "group_size": 64, **AWQ}],
+    ids=["gptq", "awq"],
+)
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_experts_that_gptqmodel_writes(
+    kind: str, settings: dict[str, Any], plain: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made, theirs = tmp_path / "made", tmp_path / "theirs.safetensors"
+    child("make", json.dumps(settings), plain[kind], made, theirs)
+    agree(ours(made, monkeypatch), load_file(theirs))
+
+
+def _as_gptqmodel_names(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """It calls a Mixtral's w1, w2 and w3 what others call them."""
+    changed = {}
+    for name, tensor in found.items():
+        for theirs, ours in (("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")):
+            name = re.sub(rf"\.{theirs}$", f".{ours}", name)
+        changed[name] = tensor
+    return changed

@@ -26,9 +26,8 @@ class KernelCache(DiskCache):
     """Binaries by key, in `folder`; see DiskCache for what makes a folder private."""
 
     def __init__(self, folder: Path, tell: Callable[[Note], None] = lambda note: None) -> None:
-        super().__init__(folder)
+        super().__init__(folder, tell)
         self._kept: dict[str, bytes] = {}
-        self._tell = tell
 
     def peek(self, key: str) -> bytes | None:
         """The binary of `key` if memory or disk holds it."""
@@ -99,12 +98,6 @@ class KernelCache(DiskCache):
         files = sorted(self.folder.glob("*.kernel"), key=lambda path: path.stat().st_mtime)
         for path in files[:-MOST_FILES]:
             path.unlink(missing_ok=True)
-
-    def _note(self, message: str, remedy: str, level: Level = Level.WARNING) -> None:
-        known = len(self._notes)
-        super()._note(message, remedy, level)
-        for note in self._notes[known:]:
-            self._tell(note)
 
 
 def folder() -> Path:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import logging
 import re
 from importlib import resources
 
-from accel.errors import AccelError
-from accel.values import Note
 from accel_kernels.cuda_provider import nvrtc
 from accel_kernels.cuda_provider.cache import KernelCache, folder
+from accel_kernels.telling import tell
 
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 
@@ -93,14 +91,4 @@ def key_of(program: Program, architecture: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _cache() -> KernelCache:
-    return KernelCache(folder(), _tell)
-
-
-def _tell(note: Note) -> None:
-    """Into the report where `accel.auto()` is in force, which logs it too; else into the log."""
-    from accel import pipeline
-
-    try:
-        pipeline.current().capabilities.note(note)
-    except AccelError:
-        logging.getLogger("accel").warning("%s: %s", note.subject, note.message)
+    return KernelCache(folder(), tell)

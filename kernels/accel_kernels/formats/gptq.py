@@ -87,15 +87,19 @@ def write(
 
 
 def _shifted(weight: QuantizedWeight, by: int) -> QuantizedWeight:
-    """The weight with `by` added to every zero, whole words at a time.
+    """The weight with `by` added to every zero.
 
     GPTQModel adds and subtracts 1 in all fields of a word at once, so that what it wrote with a
-    zero of 0 (a borrow from the next field) comes back right only in the same way.
+    zero of 0 (a borrow from the next field) comes back right only in the same way. Fields of 3
+    bits, which lie across words, it takes out and counts modulo 8, and so does AutoGPTQ.
     """
-    ones = packing.pack(
-        torch.ones(1, weight.qzeros.shape[1] * packing.WORD // weight.bits), weight.bits, dim=1
-    )
-    return dataclasses.replace(weight, qzeros=weight.qzeros + by * ones.to(weight.qzeros.device))
+    bits, words = weight.bits, weight.qzeros
+    count = words.shape[1] * packing.WORD // bits
+    if packing.WORD % bits:
+        zeros = (packing.unpack(words, bits, count, dim=1) + by) % (1 << bits)
+        return dataclasses.replace(weight, qzeros=packing.pack(zeros, bits, dim=1))
+    ones = packing.pack(torch.ones(1, count), bits, dim=1)
+    return dataclasses.replace(weight, qzeros=words + by * ones.to(words.device))
 
 
 def empty(

@@ -12,30 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from accel_kernels import providers
 from accel_kernels.layer import QuantizedLinear
-from accel_kernels.ops import quantized_linear, quantized_linear_backward
-from accel_kernels.providers import Shape
-
-Sizes = tuple[int, int, int, int, str]
-
-
-def _forward(x: torch.Tensor, packed: list[torch.Tensor], sizes: Sizes) -> torch.Tensor:
-    """The operator, which tracing must see; without tracing what it calls, for less."""
-    if torch.compiler.is_compiling() or not _direct(x):
-        return quantized_linear(x, packed, *sizes)
-    return providers.named(sizes[4]).forward(x.contiguous(), packed, Shape(*sizes[:4]))
-
-
-def _backward(dy: torch.Tensor, packed: list[torch.Tensor], sizes: Sizes) -> torch.Tensor:
-    if torch.compiler.is_compiling() or not _direct(dy):
-        return quantized_linear_backward(dy, packed, *sizes)
-    return providers.named(sizes[4]).backward(dy.contiguous(), packed, Shape(*sizes[:4]))
-
-
-def _direct(x: torch.Tensor) -> bool:
-    """Whether x is a plain tensor, and no mode wants to see operators."""
-    return type(x) is torch.Tensor and torch._C._len_torch_dispatch_stack() == 0
+from accel_kernels.ops import Sizes, multiply, multiply_back
 
 
 class _Adapted(torch.autograd.Function):  # type: ignore[misc]
@@ -52,7 +30,7 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         sizes: Sizes,
     ) -> torch.Tensor:
         hidden = x @ a.t()
-        y = _forward(x, packed, sizes)
+        y = multiply(x, packed, sizes)
         y.addmm_(hidden, b.t(), alpha=scaling)
         ctx.save_for_backward(x, a, b, hidden)
         ctx.scaling, ctx.packed, ctx.sizes = scaling, packed, sizes
@@ -64,7 +42,7 @@ class _Adapted(torch.autograd.Function):  # type: ignore[misc]
         dhidden = (dy @ b) * ctx.scaling
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _backward(dy.contiguous(), ctx.packed, ctx.sizes)
+            dx = multiply_back(dy.contiguous(), ctx.packed, ctx.sizes)
             dx.addmm_(dhidden, a)
         da = dhidden.t() @ x if ctx.needs_input_grad[1] else None
         db = (dy.t() @ hidden) * ctx.scaling if ctx.needs_input_grad[2] else None

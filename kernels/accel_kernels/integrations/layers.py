@@ -16,6 +16,7 @@ from torch import nn
 
 from accel_kernels.checkpoint import Stored
 from accel_kernels.formats import FormatError, awq, compressed_tensors, gptq
+from accel_kernels.integrations import experts
 from accel_kernels.layer import QuantizedLinear, Scheme, replace_linear
 
 Config = Mapping[str, Any]
@@ -27,6 +28,8 @@ REQUIRED = {
 }
 WRAPPERS = frozenset({"model", "language_model", "text_model", "transformer"})
 """Parts of names that differ between a model with a head, without one, and inside another."""
+RENAMED = {"block_sparse_moe": "mlp", "feed_forward": "mlp"}
+"""Parts that transformers renames while it loads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,14 @@ def _scheme_of_groups(config: Config) -> Scheme:
             found=f"{config.get('format')}, {len(weights)} groups, {len(inputs)} of activations",
             remedy="pip install compressed-tensors, and ACCEL_QUANT=off",
         )
+    sparsity = (config.get("sparsity_config") or {}).get("format") or "dense"
+    transforms = (config.get("transform_config") or {}).get("config_groups") or {}
+    if sparsity != "dense" or transforms:
+        raise FormatError(
+            "of compressed-tensors weights that are neither sparse nor rotated are served",
+            found=", ".join([sparsity, *transforms]),
+            remedy="pip install compressed-tensors, and ACCEL_QUANT=off",
+        )
     (weight,) = weights
     return Scheme(
         "compressed-tensors",
@@ -113,8 +124,9 @@ def planned(
     """The layers to replace: those stored quantised, or where nothing is known of the files, those
     that the config names. Raises FormatError where a layer's tensors are not as the config says.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     prefixes = _prefixes(stored)
+    experts.split(model, prefixes, _bare)
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not stored:
         return list(_by_config(linears, config, skipped))
     by_bare = {_bare(prefix): prefix for prefix in prefixes}
@@ -144,15 +156,15 @@ def _prefixes(stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
 
 
 def _bare(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    return ".".join(RENAMED.get(part, part) for part in name.split(".") if part not in WRAPPERS)
 
 
 def _refuse_experts(unplaced: Any) -> None:
-    experts = [prefix for prefix in unplaced if ".experts." in prefix]
-    if experts:
+    without = [prefix for prefix in unplaced if ".experts." in prefix]
+    if without:
         raise FormatError(
             "quantised experts have no layer of their own in this model",
-            found=f"{len(experts)} of them, the first is {experts[0]}",
+            found=f"{len(without)} of them, the first is {without[0]}",
             remedy="pip install 'transformers<5', which keeps experts as single layers",
         )
 

@@ -120,6 +120,7 @@ def make_quantizers(
                 )
             super().__init__(quantization_config, **kwargs)
             self.places: dict[str, Place] = {}
+            self.dtypes: dict[str, torch.dtype] = {}
             self._model: Callable[[], nn.Module | None] = lambda: None
 
         def update_dtype(self, dtype: torch.dtype | None) -> torch.dtype | None:
@@ -138,6 +139,7 @@ def make_quantizers(
             if not config.get("lm_head", False):
                 skipped += output_layers(model)
             dtype = kwargs.get("dtype") or getattr(model, "dtype", None) or torch.float32
+            self.dtypes = {name: tensor.dtype for name, tensor in model.named_parameters()}
             for place in layers.planned(model, config, checkpoint.headers(files), skipped):
                 layers.replace(model, place, dtype)
                 self.places[place.name] = place
@@ -152,6 +154,7 @@ def make_quantizers(
                 served[str(layer.provider)] += 1
                 refused.update(dict.fromkeys(layer.refused))
             told(method_of(self.quantization_config), dict(served), tuple(refused))
+            settle_dtypes(model, self.dtypes)
             self._model = weakref.ref(model)
             return dequantize(model) if wants_plain(self.quantization_config) else model
 
@@ -224,6 +227,21 @@ def finish(layer: QuantizedLinear, place: Place, preference: Sequence[str]) -> N
             setattr(layer, key, nn.Parameter(exact, requires_grad=False))
     layer.requires_grad_(False)
     layer.finish(preference, execution)
+
+
+def settle_dtypes(model: nn.Module, wanted: Mapping[str, torch.dtype]) -> None:
+    """Convert the plain parameters that transformers 5 left in the dtype they are stored in.
+
+    It does so, in quantised checkpoints, with all whose names it changes: those of Mixtral's
+    routers and of most models that see.
+    """
+    fields = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    kept = [part for field in fields for part in getattr(model, field, None) or ()]
+    for name, tensor in model.named_parameters():
+        dtype = wanted.get(name, tensor.dtype)
+        exempt = tensor.is_meta or not tensor.is_floating_point()
+        if dtype != tensor.dtype and not exempt and not any(part in name for part in kept):
+            tensor.data = tensor.data.to(dtype)
 
 
 def dequantize(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:

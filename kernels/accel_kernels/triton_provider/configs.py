@@ -103,20 +103,23 @@ def default(problem: Problem) -> Config:
 def _forward(problem: Problem, kind: str) -> Config:
     m = problem.m_class
     if kind == "rdna":
-        return Config(block_m=min(max(m, 16), 32), block_n=64, block_k=64, stages=2, post=m <= 16)
+        crowded = problem.bits == 2 and m > 16  # gfx1100 spills with four warps
+        return Config(block_m=min(max(m, 16), 32), block_n=64, block_k=64, stages=2,
+                      warps=8 if crowded else 4, post=m <= 16)  # fmt: skip
     if kind == "cdna":
         return Config(block_m=min(max(m, 16), 64), block_n=64, stages=2, post=m <= 16)
     if m <= 32:
-        narrow = m > 16 and kind != "hopper"  # else sm_86 and sm_89 spill
+        narrow = m > 16 and kind == "ampere"  # else sm_86 and sm_89 spill; with it, sm_100 does
         return Config(block_m=max(m, 8), block_n=64, block_k=64 if narrow else 128, stages=3,
                       post=True)  # fmt: skip
     if kind != "hopper":
-        return Config(block_m=64, block_k=64, warps=4 if m <= 64 else 8, stages=3)
+        four = m <= 64 and kind == "ampere"  # sm_100 spills with groups of 32
+        return Config(block_m=64, block_k=64, warps=4 if four else 8, stages=3)
     if m <= 64 and problem.out_features >= 128 * problem.processors:
         return Config(block_m=64, block_k=64, stages=4, splits=2)
     if m <= 64:
         return Config(block_m=64, block_n=64, stages=3, post=True)
-    if m <= 256 or problem.bits != 4:  # the largest tile spills with the others' expansion
+    if m <= 256 or problem.bits != 4 or not problem.group:  # else the largest tile spills
         return Config(block_m=128, block_n=64, block_k=64, stages=4)
     return Config(block_m=128, stages=3, splits=1)
 

@@ -1,7 +1,9 @@
 """Which Config a call gets: what was measured on this device, else the shipped default.
 
 `ACCEL_TRITON_TUNE=1` measures whatever has not been measured yet at its first call; results stay in
-accel's private cache on disk, by device, versions, shape, class of M and dtype.
+accel's private cache on disk, by device, versions, shape, class of M and dtype. What is found there
+is taken only if it is one of the ways that tuning itself would try: a file that was damaged, or
+copied from another device, costs speed and never a result.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from typing import Any
 
 import torch
 
-from accel.caching import DiskCache, default_folder
-from accel_kernels.triton_provider.configs import Config, Problem, allowed, candidates, default
+from accel.caching import DiskCache, Entries, default_folder
+from accel.values import Level
+from accel_kernels.telling import tell
+from accel_kernels.triton_provider.configs import Config, Problem, candidates, default
 
 TUNE = "ACCEL_TRITON_TUNE"
 REVISION = 1
 """Raise when a change to the kernels makes measurements void."""
+AGAIN = f"{TUNE}=1"
 SAMPLES = 5
 FLUSHED = 256 << 20
 """Bytes written before each sample, more than any device's L2 cache holds."""
@@ -48,9 +53,27 @@ def forget() -> None:
     _chosen.clear()
 
 
+class Measurements(DiskCache):
+    """The cache of configurations, which says so where a file of them is none."""
+
+    def no_configuration(self, key: str) -> None:
+        """Say that what stands under `key` is not of this program."""
+        message = f"what {self.folder} holds for {key} is no configuration; the shipped one serves"
+        self._note(message, AGAIN, Level.INFO)
+
+    def _parse(self, raw: bytes) -> Entries:
+        entries = super()._parse(raw)
+        if raw and not entries:
+            message = (
+                f"the configurations measured in {self.folder} are damaged; shipped ones serve"
+            )
+            self._note(message, AGAIN, Level.INFO)
+        return entries
+
+
 @functools.lru_cache(maxsize=1)
-def _cache() -> DiskCache:
-    return DiskCache(default_folder(os.environ.get))
+def _cache() -> Measurements:
+    return Measurements(default_folder(os.environ.get), tell)
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,19 +84,15 @@ def _name() -> str:
 
 
 def _recall(problem: Problem) -> Config | None:
-    entry = _cache().load(_name()).get(problem.key)
+    cache = _cache()
+    entry = cache.load(_name()).get(problem.key)
     if entry is None:
         return None
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    if set(entry) != set(fields) or not all(_same_kind(fields[key], entry[key]) for key in entry):
-        logger.warning("what %s holds for %s is no configuration; ignored", _name(), problem.key)
-        return None
-    config = Config(**entry)
-    return config if allowed(problem, config) else None
-
-
-def _same_kind(field: dataclasses.Field[Any], value: object) -> bool:
-    return type(value) is type(field.default)
+    known = (config for config in candidates(problem) if dataclasses.asdict(config) == entry)
+    config = next(known, None)
+    if config is None:
+        cache.no_configuration(problem.key)
+    return config
 
 
 def _keep(problem: Problem, config: Config) -> None:

@@ -62,7 +62,7 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
 
 
 def _native_or_refused(name: str, target: Target, remedy: str) -> Callable[[Any], Any]:
-    def replace(_original: Any) -> Any:
+    def replace(original: Any) -> Any:
         import torch
 
         attribute = name.partition(":")[2]
@@ -71,18 +71,24 @@ def _native_or_refused(name: str, target: Target, remedy: str) -> Callable[[Any]
             own = NATIVE_GRAPH.get(name, attribute).format(target.kind.upper())
             if target.indexed and hasattr(module, own):
                 return getattr(module, own)
-        return _refused(name.replace(":", "."), target, remedy)
+        return _refused(name.replace(":", "."), target, remedy, original)
 
     return replace
 
 
-def _refused(name: str, target: Target, remedy: str) -> Any:
-    """A class, because some of these are: asking with isinstance() is no use of CUDA."""
+def _refused(name: str, target: Target, remedy: str, original: Any) -> Any:
+    """A class, because some of these are: asking with isinstance() is no use of CUDA.
+
+    torch 2.14's compiler asks for the function that `use_mem_pool` wraps, when it is imported.
+    """
 
     def new(cls: Any, *args: Any, **kwargs: Any) -> NoReturn:
         raise refusal(name, target, remedy)
 
-    return type(name.rpartition(".")[2], (), {"__new__": new, "__module__": "torch.cuda"})
+    content: dict[str, Any] = {"__new__": new, "__module__": "torch.cuda"}
+    if hasattr(original, "__wrapped__"):
+        content["__wrapped__"] = original.__wrapped__
+    return type(name.rpartition(".")[2], (), content)
 
 
 def _load(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
