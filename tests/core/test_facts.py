@@ -61,7 +61,11 @@ def test_an_architecture_has_what_it_names_and_what_it_is_like() -> None:
         ('requires = ["flash-attn>=2.5.6"]', "requires = [2]", "requires is tuple"),
         ("priority = 60", 'priority = "high"', "priority is str 'high', not int"),
         ("priority = 60", "prioritie = 60", "has a field that is not known"),
-        ("dtype.float16", "dtypes.float16", "arch.x1.dtypes lists implementations of a feature"),
+        (
+            'attention.flash = { source = "handbook" }',
+            'attentions.flash = { source = "handbook" }',
+            "arch.x1.attentions lists implementations of a feature",
+        ),
         ("attention.flash]", "atention.flash]", "implementations.atention lists"),
         ('arguments = { dtype = "float16" }', "argument = 1", "arch.x1 is not as it should be"),
         ('arguments = { dtype = "float16" }', "arguments = 1", "probe.arguments is int 1"),
