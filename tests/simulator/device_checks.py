@@ -8,6 +8,7 @@ prints one line a check: its name, and `ok` or what went wrong. torch is here as
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import traceback
@@ -46,6 +47,12 @@ def train(device: str, dtype: torch.dtype = torch.float32, steps: int = 4) -> li
 
 def check_trains_as_the_host_does() -> None:
     assert train(KIND) == train("cpu")
+
+
+def check_multiplies_beside_triton() -> None:
+    """torch 2.13 does this product on CUDA with Triton, where that is installed."""
+    columns, rows = torch.rand(3, 4, 1, device=KIND), torch.rand(3, 1, 5, device=KIND)
+    assert torch.equal(torch.bmm(columns, rows).cpu(), torch.bmm(columns.cpu(), rows.cpu()))
 
 
 def check_knows_its_place() -> None:
@@ -195,7 +202,12 @@ def check_pinned_memory_and_workers() -> None:
 
     assert torch.ones(2).pin_memory().is_pinned()
     assert not torch.ones(2).is_pinned()
-    loader = DataLoader(TensorDataset(torch.arange(8.0)), 4, num_workers=2, pin_memory=True)
+    loader = DataLoader(
+        TensorDataset(torch.arange(8.0)),
+        4,
+        num_workers=min(2, len(os.sched_getaffinity(0))),
+        pin_memory=True,
+    )
     seen = [batch.to(KIND, non_blocking=True) for (batch,) in loader]
     assert torch.cat(seen).tolist() == list(range(8))
 

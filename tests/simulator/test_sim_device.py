@@ -10,6 +10,7 @@ pytestmark = [needs_compiler, pytest.mark.slow]
 
 CHECKS = (
     "trains_as_the_host_does",
+    "multiplies_beside_triton",
     "knows_its_place",
     "refuses_tensors_of_another_device",
     "views_share_and_results_do_not",
