@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from accel_simulator.cards import Card, Library
+from accel_simulator.cards import Card, Library, facts
 from accel_simulator.changes import Changes
 
 BUILT_IN = {"nccl": "ProcessGroupNCCL", "xccl": "ProcessGroupXCCL"}
@@ -25,6 +25,8 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
     if not dist.is_available():
         return
     extension.register_timer(card.kind)
+    if card.kind == "cuda":
+        _gloo(card, extension, changes)
     for library in card.libraries:
         maker = _maker(card, library, extension)
         if library.name in BUILT_IN:
@@ -62,6 +64,36 @@ def _maker(card: Card, library: Library, extension: Any) -> Maker:
         return extension.collectives(library.name, card.kind, gloo, limits, timeout)
 
     return make
+
+
+def _gloo(card: Card, extension: Any, changes: Changes) -> None:
+    """gloo with the device's tensors, which it reduces on the host.
+
+    torch leaves that part of gloo out of a build without CUDA, and finds a null pointer instead.
+    """
+    import torch
+    import torch.distributed as dist
+
+    known = facts()["gloo"]
+    original = dist.ProcessGroup._register_backend
+    limits = {
+        "refused": [],
+        "reductions_only": True,
+        "dtype_message": "",
+        "missing": set(known["missing"]),
+        "missing_message": known["missing_message"],
+    }
+
+    def register_backend(self: Any, device: Any, kind: Any, backend: Any = None) -> None:
+        if device.type == card.kind and isinstance(backend, dist.ProcessGroupGloo):
+            # torch keeps one backend for a type: gloo itself is the host's
+            original(self, torch.device("cpu"), kind, backend)
+            timeout = backend.options._timeout
+            backend = extension.collectives("gloo", card.kind, backend, limits, timeout)
+            kind = dist.ProcessGroup.BackendType.CUSTOM
+        original(self, device, kind, backend)
+
+    changes.set(dist.ProcessGroup, "_register_backend", register_backend)
 
 
 def _built_in(name: str, maker: Maker, changes: Changes) -> None:

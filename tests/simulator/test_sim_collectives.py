@@ -27,6 +27,14 @@ def test_two_ranks_train_with_nccl_on_simulated_cuda(simulate):
     assert "RANK 1 done" in ended.stdout
 
 
+def test_gloo_carries_the_tensors_of_a_cuda_device_and_does_not_send_them(simulate):
+    ended = simulate("tesla-p4-x4:2", *TORCHRUN, str(HERE / "rank_checks.py"), "gloo", "cuda")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "RANK 0 float64 went through" in ended.stdout
+    assert "RANK 1 gloo has no send for a CUDA device's tensors" in ended.stdout
+    assert "RANK 1 done" in ended.stdout
+
+
 def test_a_collective_that_times_out(simulate):
     ended = simulate(
         "ascend-910b2-x8:2",
