@@ -20,6 +20,14 @@ def test_two_ranks_train_with_hccl_and_float64_is_refused(simulate):
         assert f"RANK {rank} done" in ended.stdout
 
 
+def test_two_ranks_train_with_cncl_and_float64_is_refused(simulate):
+    ended = simulate("mlu590:2", *TORCHRUN, str(HERE / "rank_checks.py"), "cncl", "mlu")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for rank in (0, 1):
+        assert f"RANK {rank} refused: cncl: Double goes over the wire as float32" in ended.stdout
+        assert f"RANK {rank} done" in ended.stdout
+
+
 def test_two_ranks_train_with_nccl_on_simulated_cuda(simulate):
     ended = simulate("hygon-k100ai-x8:2", *TORCHRUN, str(HERE / "rank_checks.py"), "nccl", "cuda")
     assert ended.returncode == 0, ended.stdout + ended.stderr
