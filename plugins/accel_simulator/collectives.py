@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,9 @@ from accel_simulator.changes import Changes
 
 BUILT_IN = {"nccl": "ProcessGroupNCCL", "xccl": "ProcessGroupXCCL"}
 """Backends that torch makes by a class of its own, which a build without them leaves out."""
+
+NCCL_TIMEOUT = timedelta(minutes=10)
+"""torch's own, in the builds that have NCCL: c10d's kProcessGroupNCCLDefaultTimeout."""
 
 Maker = Callable[[Any, int, int, Any], Any]
 
@@ -27,6 +31,8 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
     extension.register_timer(card.kind)
     if card.kind == "cuda":
         _gloo(card, extension, changes)
+    elif card.kind == "xpu":
+        extension.route_collectives()
     for library in card.libraries:
         maker = _maker(card, library, extension)
         if library.name in BUILT_IN:
@@ -126,3 +132,5 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
     for owner in (c10d, dist):
         changes.set(owner, BUILT_IN[name], group)
     changes.set(c10d, f"_{name.upper()}_AVAILABLE", True)
+    if name == "nccl":
+        changes.set(c10d, "default_pg_nccl_timeout", NCCL_TIMEOUT)

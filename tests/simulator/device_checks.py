@@ -232,6 +232,22 @@ def check_attention() -> None:
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def check_collectives_of_one_rank() -> None:
+    import torch.distributed as dist
+
+    store = dist.HashStore()
+    backend = dist.get_default_backend_for_device(KIND)
+    assert backend in ("nccl", "hccl", "cncl", "xccl")
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    total, gathered = torch.ones(3, device=KIND), [torch.zeros(3, device=KIND)]
+    dist.all_reduce(total)
+    dist.all_gather(gathered, total)
+    dist.broadcast(total, 0)
+    assert gathered[0].device.type == KIND
+    assert gathered[0].tolist() == total.tolist() == [1.0] * 3
+    dist.destroy_process_group()
+
+
 def check_checkpointing_and_threads() -> None:
     from torch.utils.checkpoint import checkpoint
 

@@ -23,6 +23,7 @@ CHECKS = (
     "autocast_and_scaler",
     "pinned_memory_and_workers",
     "attention",
+    "collectives_of_one_rank",
     "checkpointing_and_threads",
 )
 SCRIPT = str(HERE / "device_checks.py")

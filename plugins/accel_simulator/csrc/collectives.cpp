@@ -6,6 +6,7 @@
 
 #include "alias.h"
 #include "device_work.h"
+#include "routing.h"
 
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>
@@ -323,6 +324,7 @@ void register_timer(const std::string& kind) {
 
 void add_collectives(py::module_& m) {
   m.def("register_timer", &register_timer);
+  m.def("route_collectives", &route_collectives);
   m.def(
       "collectives",
       [](const std::string& name, const std::string& kind,
