@@ -115,7 +115,11 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="the converted checkpoint, if it is there")
     parser.add_argument("--cache", type=Path, default=Path(".demo"), help="as of accel demo")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--keep", type=Path, help="where logs and outputs stay")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="where logs and outputs stay; what has ended there is not repeated",
+    )
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
     unknown = sorted(set(wanted.cards) - set(CARDS))
@@ -199,6 +203,10 @@ class Jobs:
 
     def _run(self, name: str, dtype: str, before: Sequence[str], model: Path) -> Run:
         folder = self.folder / name
+        done = folder / "run.json"
+        if done.is_file():
+            self.voice.say(f"{name}: kept from before, in {done}")
+            return Run(**json.loads(done.read_text(encoding="utf-8")))
         folder.mkdir(parents=True, exist_ok=True)
         output = folder / "output"
         job = recipe.Recipe(
@@ -233,7 +241,9 @@ class Jobs:
         state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
         losses = [line["loss"] for line in state["log_history"] if "loss" in line]
         watched = json.loads((folder / "watched.json").read_text(encoding="utf-8"))
-        return Run(losses, line, watched, seconds)
+        run = Run(losses, line, watched, seconds)
+        done.write_text(json.dumps(dataclasses.asdict(run)), encoding="utf-8")
+        return run
 
 
 def watched_environment(folder: Path) -> dict[str, str]:
