@@ -54,6 +54,21 @@ def check_multiplies_beside_triton() -> None:
     assert torch.equal(torch.bmm(columns, rows).cpu(), torch.bmm(columns.cpu(), rows.cpu()))
 
 
+def check_sums_products_of_float16_in_float32() -> None:
+    torch.manual_seed(0)
+    added, left, right = (torch.randn(2, 8, 8).half() for _ in range(3))
+
+    def products(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+        one = torch.addmm(c[0], a[0], b[0], beta=0.5, alpha=2)
+        return [torch.mm(a[0], b[0]), one, torch.bmm(a, b), torch.baddbmm(c, a, b, beta=0.5)]
+
+    found = products(*(t.to(KIND) for t in (added, left, right)))
+    wanted = products(*(t.float() for t in (added, left, right)))
+    for each, exact in zip(found, wanted, strict=True):
+        assert (each.device.type, each.dtype) == (KIND, torch.float16)
+        assert torch.equal(each.cpu(), exact.half())
+
+
 def check_knows_its_place() -> None:
     x = torch.ones(2, device=KIND)
     assert x.device == torch.device(KIND, 0)

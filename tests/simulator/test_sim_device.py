@@ -11,6 +11,7 @@ pytestmark = [needs_compiler, pytest.mark.slow]
 CHECKS = (
     "trains_as_the_host_does",
     "multiplies_beside_triton",
+    "sums_products_of_float16_in_float32",
     "knows_its_place",
     "refuses_tensors_of_another_device",
     "views_share_and_results_do_not",
