@@ -288,6 +288,17 @@ def check_several_devices() -> None:
     expect(RuntimeError, "ordinal", lambda: torch.ones(1, device=f"{KIND}:2"))
 
 
+def check_is_traced_by_dynamo() -> None:
+    @torch.compile(backend="aot_eager")
+    def squared(x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum()
+
+    x = torch.arange(4.0, device=KIND).requires_grad_()
+    squared(x).backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 2.0, 4.0, 6.0]
+
+
 def check_no_bfloat16() -> None:
     x = torch.ones(4, 4, dtype=torch.bfloat16).to(DEVICE)
     error = expect(RuntimeError, "", lambda: x @ x)

@@ -44,6 +44,12 @@ def test_several_devices(simulate, machine):
     }
 
 
+@pytest.mark.parametrize("machine", ["ascend-910b2", "tesla-p4"])
+def test_dynamo_traces_a_function_of_the_device(simulate, machine):
+    ended = simulate(machine, "python", SCRIPT, "is_traced_by_dynamo")
+    assert outcomes(ended) == {"is_traced_by_dynamo": "ok"}
+
+
 def test_a_dtype_the_card_lacks_raises_the_cards_own_error(simulate):
     ended = simulate("ascend-910a", "python", SCRIPT, "no_bfloat16", "no_float64_products")
     assert set(outcomes(ended).values()) == {"ok"}
