@@ -5,6 +5,7 @@ TORCH ?=
 PYTEST_ARGS ?= -n auto
 DEMO_ARGS ?=
 RESULTS ?=
+SIMULATED ?=
 FLAGS_ARGS ?=
 UPSTREAM_ARGS ?=
 FRAMEWORK_TESTS ?= tests/frameworks
@@ -13,7 +14,7 @@ make_environment = $(PYTHON) tools/environment.py
 with_torch = --torch "$(TORCH)"
 
 .PHONY: help demo test test-all test-new test-old test-scripts test-kernels test-peers test-failures flags results
-.PHONY: test-upstream lint format clean
+.PHONY: simulated test-upstream lint format clean
 .DEFAULT_GOAL := help
 
 help: ## say what can be made
@@ -66,6 +67,9 @@ test-all: test test-new test-old ## test, test-new and test-old
 
 results: .venv-test ## run the conformance suite for every plugin, and write docs/support.md
 	.venv-test/bin/python tools/results.py $(RESULTS)
+
+simulated: .venv-test ## train SmolLM2-135M on six simulated cards, and compare with the CPU
+	.venv-test/bin/python tools/simulated_training.py $(SIMULATED)
 
 lint: .venv-test ## ruff and mypy
 	.venv-test/bin/ruff check .

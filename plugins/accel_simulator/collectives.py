@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from accel_simulator.cards import Card, Library
+from accel_simulator.cards import Card, Library, facts
 from accel_simulator.changes import Changes
 
 BUILT_IN = {"nccl": "ProcessGroupNCCL", "xccl": "ProcessGroupXCCL"}
 """Backends that torch makes by a class of its own, which a build without them leaves out."""
+
+NCCL_TIMEOUT = timedelta(minutes=10)
+"""torch's own, in the builds that have NCCL: c10d's kProcessGroupNCCLDefaultTimeout."""
 
 Maker = Callable[[Any, int, int, Any], Any]
 
@@ -25,6 +29,10 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
     if not dist.is_available():
         return
     extension.register_timer(card.kind)
+    if card.kind == "cuda":
+        _gloo(card, extension, changes)
+    elif card.kind == "xpu":
+        extension.route_collectives()
     for library in card.libraries:
         maker = _maker(card, library, extension)
         if library.name in BUILT_IN:
@@ -64,6 +72,36 @@ def _maker(card: Card, library: Library, extension: Any) -> Maker:
     return make
 
 
+def _gloo(card: Card, extension: Any, changes: Changes) -> None:
+    """gloo with the device's tensors, which it reduces on the host.
+
+    torch leaves that part of gloo out of a build without CUDA, and finds a null pointer instead.
+    """
+    import torch
+    import torch.distributed as dist
+
+    known = facts()["gloo"]
+    original = dist.ProcessGroup._register_backend
+    limits = {
+        "refused": [],
+        "reductions_only": True,
+        "dtype_message": "",
+        "missing": set(known["missing"]),
+        "missing_message": known["missing_message"],
+    }
+
+    def register_backend(self: Any, device: Any, kind: Any, backend: Any = None) -> None:
+        if device.type == card.kind and isinstance(backend, dist.ProcessGroupGloo):
+            # torch keeps one backend for a type: gloo itself is the host's
+            original(self, torch.device("cpu"), kind, backend)
+            timeout = backend.options._timeout
+            backend = extension.collectives("gloo", card.kind, backend, limits, timeout)
+            kind = dist.ProcessGroup.BackendType.CUSTOM
+        original(self, device, kind, backend)
+
+    changes.set(dist.ProcessGroup, "_register_backend", register_backend)
+
+
 def _built_in(name: str, maker: Maker, changes: Changes) -> None:
     """Give torch the class that it would make the backend by."""
     import torch.distributed as dist
@@ -94,3 +132,5 @@ def _built_in(name: str, maker: Maker, changes: Changes) -> None:
     for owner in (c10d, dist):
         changes.set(owner, BUILT_IN[name], group)
     changes.set(c10d, f"_{name.upper()}_AVAILABLE", True)
+    if name == "nccl":
+        changes.set(c10d, "default_pg_nccl_timeout", NCCL_TIMEOUT)

@@ -6,6 +6,8 @@ torch's own Python runs above; only what torch leaves out of such a build is put
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
     """Put the card behind `torch.cuda`."""
     import torch
 
+    _without_compiled_operators()
     index_of = devices.indexer(KIND, extension)
     guards = devices.guards(KIND, extension, index_of)
     _boundary(card, extension, guards, changes)
@@ -41,6 +44,16 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
     _streams(changes)
     _storages(changes)
     _versions(card, changes)
+
+
+def _without_compiled_operators() -> None:
+    """Have torch decide now, while it still says that it was built without CUDA.
+
+    From 2.13 some operators on CUDA are Triton's or CuTe's where these are installed, and their
+    compilers look for a real driver. torch puts them in place after it has called its backends.
+    """
+    with contextlib.suppress(ModuleNotFoundError):  # torch before 2.13 has none
+        importlib.import_module("torch._native")
 
 
 def _boundary(card: Card, extension: Any, guards: dict[str, Any], changes: Changes) -> None:

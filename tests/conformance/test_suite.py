@@ -178,6 +178,14 @@ def test_results_can_be_kept_and_read_again() -> None:
             Conformance.from_json(damaged)
 
 
+def test_what_is_kept_does_not_say_where_packages_are() -> None:
+    said = "no /opt/rocm/lib/x.so, ['/home/me/.venv/lib/python3.11/site-packages/triton/x.so']"
+    kept = outcome(result("failed", detail=said))
+    assert kept.results[0].detail == said
+    (found,) = json.loads(kept.text())["results"]
+    assert found["detail"] == "no /opt/rocm/lib/x.so, ['site-packages/triton/x.so']"
+
+
 def test_the_table_and_junit_have_every_status() -> None:
     kept = outcome(
         result("passed", detail="fine"),

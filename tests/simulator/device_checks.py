@@ -48,6 +48,27 @@ def check_trains_as_the_host_does() -> None:
     assert train(KIND) == train("cpu")
 
 
+def check_multiplies_beside_triton() -> None:
+    """torch 2.13 does this product on CUDA with Triton, where that is installed."""
+    columns, rows = torch.rand(3, 4, 1, device=KIND), torch.rand(3, 1, 5, device=KIND)
+    assert torch.equal(torch.bmm(columns, rows).cpu(), torch.bmm(columns.cpu(), rows.cpu()))
+
+
+def check_sums_products_of_float16_in_float32() -> None:
+    torch.manual_seed(0)
+    added, left, right = (torch.randn(2, 8, 8).half() for _ in range(3))
+
+    def products(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+        one = torch.addmm(c[0], a[0], b[0], beta=0.5, alpha=2)
+        return [torch.mm(a[0], b[0]), one, torch.bmm(a, b), torch.baddbmm(c, a, b, beta=0.5)]
+
+    found = products(*(t.to(KIND) for t in (added, left, right)))
+    wanted = products(*(t.float() for t in (added, left, right)))
+    for each, exact in zip(found, wanted, strict=True):
+        assert (each.device.type, each.dtype) == (KIND, torch.float16)
+        assert torch.equal(each.cpu(), exact.half())
+
+
 def check_knows_its_place() -> None:
     x = torch.ones(2, device=KIND)
     assert x.device == torch.device(KIND, 0)
@@ -195,7 +216,8 @@ def check_pinned_memory_and_workers() -> None:
 
     assert torch.ones(2).pin_memory().is_pinned()
     assert not torch.ones(2).is_pinned()
-    loader = DataLoader(TensorDataset(torch.arange(8.0)), 4, num_workers=2, pin_memory=True)
+    # one: torch warns where there are more of them than cores
+    loader = DataLoader(TensorDataset(torch.arange(8.0)), 4, num_workers=1, pin_memory=True)
     seen = [batch.to(KIND, non_blocking=True) for (batch,) in loader]
     assert torch.cat(seen).tolist() == list(range(8))
 
@@ -225,6 +247,22 @@ def check_attention() -> None:
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def check_collectives_of_one_rank() -> None:
+    import torch.distributed as dist
+
+    store = dist.HashStore()
+    backend = dist.get_default_backend_for_device(KIND)
+    assert backend in ("nccl", "hccl", "cncl", "xccl")
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    total, gathered = torch.ones(3, device=KIND), [torch.zeros(3, device=KIND)]
+    dist.all_reduce(total)
+    dist.all_gather(gathered, total)
+    dist.broadcast(total, 0)
+    assert gathered[0].device.type == KIND
+    assert gathered[0].tolist() == total.tolist() == [1.0] * 3
+    dist.destroy_process_group()
+
+
 def check_checkpointing_and_threads() -> None:
     from torch.utils.checkpoint import checkpoint
 
@@ -248,6 +286,17 @@ def check_several_devices() -> None:
     assert (x + x.to(f"{KIND}:0").to(f"{KIND}:1")).device.index == 1
     assert (x * 2).device.index == 1
     expect(RuntimeError, "ordinal", lambda: torch.ones(1, device=f"{KIND}:2"))
+
+
+def check_is_traced_by_dynamo() -> None:
+    @torch.compile(backend="aot_eager")
+    def squared(x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum()
+
+    x = torch.arange(4.0, device=KIND).requires_grad_()
+    squared(x).backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 2.0, 4.0, 6.0]
 
 
 def check_no_bfloat16() -> None:

@@ -38,6 +38,11 @@ def main(backend: str, kind: str) -> None:
         print(f"RANK {rank} float64 went through")
     except RuntimeError as error:
         print(f"RANK {rank} refused: {error}")
+    if backend == "gloo":
+        try:
+            dist.send(total, 1 - rank)
+        except RuntimeError as error:
+            print(f"RANK {rank} {error}")
     dist.barrier()
     dist.destroy_process_group()
     print(f"RANK {rank} done")

@@ -20,10 +20,26 @@ def test_two_ranks_train_with_hccl_and_float64_is_refused(simulate):
         assert f"RANK {rank} done" in ended.stdout
 
 
+def test_two_ranks_train_with_cncl_and_float64_is_refused(simulate):
+    ended = simulate("mlu590:2", *TORCHRUN, str(HERE / "rank_checks.py"), "cncl", "mlu")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for rank in (0, 1):
+        assert f"RANK {rank} refused: cncl: Double goes over the wire as float32" in ended.stdout
+        assert f"RANK {rank} done" in ended.stdout
+
+
 def test_two_ranks_train_with_nccl_on_simulated_cuda(simulate):
     ended = simulate("hygon-k100ai-x8:2", *TORCHRUN, str(HERE / "rank_checks.py"), "nccl", "cuda")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "RANK 0 float64 went through" in ended.stdout
+    assert "RANK 1 done" in ended.stdout
+
+
+def test_gloo_carries_the_tensors_of_a_cuda_device_and_does_not_send_them(simulate):
+    ended = simulate("tesla-p4-x4:2", *TORCHRUN, str(HERE / "rank_checks.py"), "gloo", "cuda")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "RANK 0 float64 went through" in ended.stdout
+    assert "RANK 1 gloo has no send for a CUDA device's tensors" in ended.stdout
     assert "RANK 1 done" in ended.stdout
 
 

@@ -12,6 +12,8 @@ pytestmark = [needs_compiler, pytest.mark.slow]
 
 CHECKS = (
     "trains_as_the_host_does",
+    "multiplies_beside_triton",
+    "sums_products_of_float16_in_float32",
     "knows_its_place",
     "refuses_tensors_of_another_device",
     "views_share_and_results_do_not",
@@ -24,6 +26,7 @@ CHECKS = (
     "autocast_and_scaler",
     "pinned_memory_and_workers",
     "attention",
+    "collectives_of_one_rank",
     "checkpointing_and_threads",
 )
 SCRIPT = str(HERE / "device_checks.py")
@@ -41,6 +44,12 @@ def test_several_devices(simulate, machine):
     assert outcomes(simulate(machine, "python", SCRIPT, "several_devices")) == {
         "several_devices": "ok"
     }
+
+
+@pytest.mark.parametrize("machine", ["ascend-910b2", "tesla-p4"])
+def test_dynamo_traces_a_function_of_the_device(simulate, machine):
+    ended = simulate(machine, "python", SCRIPT, "is_traced_by_dynamo")
+    assert outcomes(ended) == {"is_traced_by_dynamo": "ok"}
 
 
 def test_a_dtype_the_card_lacks_raises_the_cards_own_error(simulate):

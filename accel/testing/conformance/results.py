@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,6 +25,9 @@ BAD: frozenset[Status] = frozenset({"failed", "unexpected"})
 
 How = Literal["hardware", "simulator", "recorded"]
 """Where the rules ran that need the device: on the real one, on a simulated one, or nowhere."""
+
+
+_FOLDERS = re.compile(r"(?<![\w.])(?:/[^/\s'\":,;()]+)+/(?=(?:site|dist)-packages/)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ class Conformance:
         document = self.to_json()
         lines = [
             json.dumps({k: v for k, v in result.items() if v not in ("", 0.0)}, ensure_ascii=False)
-            for result in document.pop("results")
+            for result in map(_without_folders, document.pop("results"))
         ]
         head = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
         body = ",".join(f"\n  {line}" for line in lines)
@@ -141,6 +145,11 @@ class Conformance:
             raise InputError(
                 f"{origin} holds damaged conformance results", found=str(error), remedy=remedy
             ) from None
+
+
+def _without_folders(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result for a file that is shared: where this machine keeps its packages is left out."""
+    return {**result, "detail": _FOLDERS.sub("", result["detail"])}
 
 
 def _result(fields: Mapping[str, Any]) -> Result:

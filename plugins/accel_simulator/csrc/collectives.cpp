@@ -5,12 +5,13 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "alias.h"
+#include "device_work.h"
+#include "routing.h"
 
 #include <pybind11/chrono.h>
 #include <pybind11/stl.h>
 
 #include <set>
-#include <thread>
 
 namespace accel_simulator {
 
@@ -40,77 +41,6 @@ std::string reduction_name(const c10d::ReduceOp& op) {
   const auto number = static_cast<size_t>(static_cast<c10d::ReduceOp::RedOpType>(op));
   return number < 8 ? names[number] : "PREMUL_SUM";
 }
-
-// gloo's work on views of the host; results are those of the caller's tensors.
-class DeviceWork final : public Work {
- public:
-  DeviceWork(c10::intrusive_ptr<Work> inner, Tensors results, std::function<void()> after)
-      : Work(-1, inner->retrieveOpType()),
-        inner_(std::move(inner)),
-        results_(std::move(results)),
-        after_(std::move(after)) {}
-
-  bool isCompleted() override {
-    return inner_->isCompleted();
-  }
-  bool isSuccess() const override {
-    return inner_->isSuccess();
-  }
-  std::exception_ptr exception() const override {
-    return inner_->exception();
-  }
-  int sourceRank() const override {
-    return inner_->sourceRank();
-  }
-  Tensors result() override {
-    return results_;
-  }
-  bool wait(std::chrono::milliseconds timeout) override {
-    const bool done = inner_->wait(timeout);
-    finish_once();
-    return done;
-  }
-  void synchronize() override {
-    wait(kNoTimeout);
-  }
-  void abort() override {
-    inner_->abort();
-  }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
-    std::vector<c10::Device> devices;
-    if (!results_.empty() && !results_[0].device().is_cpu()) {
-      devices.push_back(results_[0].device());
-    }
-    auto future = c10::make_intrusive<c10::ivalue::Future>(
-        c10::ListType::create(c10::TensorType::get()), devices);
-    auto self = c10::intrusive_ptr<DeviceWork>::reclaim_copy(this);
-    inner_->getFuture()->addCallback([self, future](c10::ivalue::Future& done) {
-      if (done.hasError()) {
-        future->setError(done.exception_ptr());
-        return;
-      }
-      self->finish_once();
-      future->markCompleted(c10::IValue(self->results_));
-    });
-    return future;
-  }
-
- private:
-  void finish_once() {
-    std::function<void()> after;
-    {
-      std::lock_guard<std::mutex> guard(mutex_);
-      std::swap(after, after_);
-    }
-    if (after) {
-      after();
-    }
-  }
-
-  c10::intrusive_ptr<Work> inner_;
-  Tensors results_;
-  std::function<void()> after_;
-};
 
 Tensors flat(const TensorLists& lists) {
   Tensors all;
@@ -394,6 +324,7 @@ void register_timer(const std::string& kind) {
 
 void add_collectives(py::module_& m) {
   m.def("register_timer", &register_timer);
+  m.def("route_collectives", &route_collectives);
   m.def(
       "collectives",
       [](const std::string& name, const std::string& kind,

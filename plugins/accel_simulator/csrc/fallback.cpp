@@ -1,6 +1,7 @@
 #include "fallback.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <unordered_set>
@@ -40,6 +41,36 @@ void check_dtype(const c10::OperatorHandle& op, Backend& backend, c10::ScalarTyp
   TORCH_CHECK(false, message);
 }
 
+// Products of float16 alone. A card takes float16 in and sums in float32; a processor without
+// arithmetic in it goes one number at a time, tens of times slower than in float32.
+bool sums_in_float32(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+  static const std::unordered_set<std::string> known = {
+      "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"};
+  const auto& name = op.operator_name();
+  if (!name.overload_name.empty() || known.count(name.name) == 0) {
+    return false;
+  }
+  for (const auto& value : torch::jit::last(stack, op.schema().arguments().size())) {
+    if (value.isTensor() && value.toTensor().scalar_type() != at::kHalf) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void run_in_float32(
+    const c10::OperatorHandle& op, c10::Device device, torch::jit::Stack* stack) {
+  const auto count = static_cast<ptrdiff_t>(op.schema().arguments().size());
+  for (auto value = stack->end() - count; value != stack->end(); ++value) {
+    if (value->isTensor()) {
+      *value = value->toTensor().to(at::kFloat);
+    }
+  }
+  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  FitsOn fits(device);  // what the card would hold is the result alone
+  stack->back() = stack->back().toTensor().to(at::kHalf);
+}
+
 }  // namespace
 
 void refuse_dtypes(
@@ -76,8 +107,12 @@ void run_on_host(
   call.enter(*stack);
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    FitsOn fits(device);
-    op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+    if (sums_in_float32(op, *stack)) {
+      run_in_float32(op, device, stack);
+    } else {
+      FitsOn fits(device);
+      op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+    }
   }
   call.leave(*stack);
 }
