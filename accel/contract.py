@@ -1,4 +1,4 @@
-"""Whether the fields of what a plugin answered are of the kinds that are written beside them.
+"""Whether what a plugin answered is of the kind that the hook asks for, in every field too.
 
 Python takes anything for a field. A name where a number should be would raise far from the plugin
 that gave it, in a sort or a report, and take everybody else's answers with it.
@@ -7,14 +7,18 @@ that gave it, in a sort or a report, and take everybody else's answers with it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from accel.value import Value
 from accel.values import Feature, Impl, Level, Probe, Stage
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
-    from typing import Any, NamedTuple
+    from typing import Any, NamedTuple, TypeVar
+
+    from accel.loading import Plugins
+
+    V = TypeVar("V", bound=Value)
 
     class Expected(NamedTuple):
         """What a field may hold: an instance of `kinds`, each item of which is text if `texts`."""
@@ -47,6 +51,26 @@ _KINDS: Mapping[str, tuple[Any, ...]] = {
 }
 """What an annotation begins with, and what it admits; a field of any other is not looked at."""
 _TEXTS = "tuple[str, ...]"
+
+
+def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[V]) -> list[V]:
+    """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        known.fail(owner, f"answered {hook} with {brief(value)}, not a list of {kind.__name__}")
+        return []
+    items = list(value)
+    for item in items:
+        if not isinstance(item, kind):
+            said = f"{brief(item)} in the list, not {kind.__name__}"
+        elif (problem := misfit(item)) is not None:
+            said = f"a {kind.__name__} whose {problem}"
+        else:
+            continue
+        known.fail(owner, f"answered {hook} with {said}")
+        return []
+    return items
 
 
 def misfit(value: Value) -> str | None:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from accel.contract import brief, misfit
+from accel.contract import checked
 from accel.errors import AccelError, InputError
 from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
@@ -18,15 +18,12 @@ from accel.values import Device, Feature, Impl, Level, Note, Patch, PluginInfo
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any, TypeVar
+    from typing import Any
 
     from accel.patching import Journal
     from accel.planning import Plan
     from accel.report import Report
     from accel.resolving import Capabilities, Prober
-    from accel.value import Value
-
-    V = TypeVar("V", bound=Value)
 
 CHOICES: Mapping[str, Feature] = {
     "attention": Feature.ATTENTION,
@@ -259,26 +256,6 @@ def patches_of(known: Plugins, answers: Iterable[Answer]) -> list[Patch]:
         for answer in answers
         for patch in checked(known, answer.owner, "accel_patches", answer.value, Patch)
     ]
-
-
-def checked(known: Plugins, owner: str, hook: str, value: Any, kind: type[V]) -> list[V]:
-    """A hook's answer as a list of `kind`; a plugin that answers anything else is noted."""
-    if value is None:
-        return []
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        known.fail(owner, f"answered {hook} with {brief(value)}, not a list of {kind.__name__}")
-        return []
-    items = list(value)
-    for item in items:
-        if not isinstance(item, kind):
-            said = f"{brief(item)} in the list, not {kind.__name__}"
-        elif (problem := misfit(item)) is not None:
-            said = f"a {kind.__name__} whose {problem}"
-        else:
-            continue
-        known.fail(owner, f"answered {hook} with {said}")
-        return []
-    return items
 
 
 def _resolve(

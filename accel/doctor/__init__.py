@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from accel import pipeline
+from accel.contract import checked
 from accel.doctor.children import Child, asked_of_python, has_module, import_error, run_python
 from accel.doctor.rules import RULES, Patient, Rule, failed, here
 from accel.loading import Plugins
@@ -96,7 +97,7 @@ def _of_plugins(known: Plugins, machine: Machine, devices: tuple[Device, ...]) -
     return [
         replaced(finding, owner=answer.owner)
         for answer in answers
-        for finding in pipeline.checked(known, answer.owner, HOOK, answer.value, Finding)
+        for finding in checked(known, answer.owner, HOOK, answer.value, Finding)
     ]
 
 
