@@ -47,6 +47,7 @@ def child(*arguments: str | Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        cwd=Path(arguments[-1]).parent,  # gptqmodel leaves its log where it runs
         # With one thread gptqmodel does not import; with one worker it does not start.
         env={**os.environ, "OMP_NUM_THREADS": "2", "GPTQMODEL_CPU_WORKERS": "2"},
     )
