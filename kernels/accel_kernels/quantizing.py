@@ -24,6 +24,7 @@ from accel.errors import InputError
 from accel_kernels import checkpoint
 from accel_kernels.checkpoint import Stored
 from accel_kernels.formats import QuantizedWeight, awq, from_values, gptq, packing
+from accel_kernels.quantizable import FUSED, expert_layers, linear_layers, routers
 
 Format = Literal["awq", "gptq"]
 FORMATS: tuple[Format, ...] = ("awq", "gptq")
@@ -32,11 +33,6 @@ SHARD_BYTES = 1 << 30
 BAND_ELEMENTS = 1 << 24
 """Weights rounded at a time: 64 MiB in float32, a few times over."""
 
-IN_A_BLOCK = re.compile(r"(^|\.)(layers|blocks|h)\.\d+\.")
-NOT_LANGUAGE = re.compile(r"(^|\.)(visual|vision\w*|audio\w*)\.")
-ROUTERS = re.compile(r"(^|\.)(gate|router|shared_expert_gate)$")
-EXPERT = re.compile(r"\.experts\.\d+\.[^.]+$")
-FUSED = re.compile(r"\.experts\.[^.]*proj$")
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -221,46 +217,6 @@ def _config_of(folder: Path) -> dict[str, Any]:
             remedy="start from the model in full precision",
         )
     return config
-
-
-def linear_layers(folder: Path) -> list[str]:
-    """The linear layers in the blocks of a language model, built without memory for its weights."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(folder)
-    named = [getattr(transformers, name, None) for name in config.architectures or ()]
-    kind = next((found for found in named if found is not None), None)
-    with torch.device("meta"):
-        model = kind(config) if kind else transformers.AutoModelForCausalLM.from_config(config)
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and module is not head
-        and IN_A_BLOCK.search(name)
-        and not NOT_LANGUAGE.search(name)
-        and not ROUTERS.search(name)
-    ]
-
-
-def expert_layers(stored: Mapping[str, Stored]) -> list[str]:
-    """The layers of single experts in a checkpoint; transformers 5 has modules for all together."""
-    weights = (name.removesuffix(".weight") for name in stored if name.endswith(".weight"))
-    return [
-        name
-        for name in weights
-        if EXPERT.search(name)
-        and IN_A_BLOCK.search(name)
-        and not NOT_LANGUAGE.search(name)
-        and len(stored[f"{name}.weight"].shape) == 2
-    ]
-
-
-def routers(stored: Mapping[str, Stored]) -> list[str]:
-    """What the layers that choose experts are called in a checkpoint: the last parts."""
-    weights = (name.removesuffix(".weight") for name in stored if name.endswith(".weight"))
-    return sorted({name.rpartition(".")[2] for name in weights if ROUTERS.search(name)})
 
 
 def write(
