@@ -168,7 +168,7 @@ def test_experts_that_accel_writes(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"bits": 4, "group_size": 32}, {"bits": 4, "group_size": 64, **AWQ}],
+    [{"bits": 4, "group_size": 32}, {"bits": 4, "group_size": 32, **AWQ}],
     ids=["gptq", "awq"],
 )
 @pytest.mark.parametrize("kind", EXPERTS)
