@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Report]:
-    """`accel.auto()` in force, on the processor and without probes; then undone."""
+def served(checkpoints: dict[str, Path]) -> Iterator[Report]:
+    """`accel.auto()` in force, on the processor and without probes; then undone.
+
+    After `checkpoints`, which has it in force for a while itself.
+    """
     import accel
 
     with pytest.MonkeyPatch.context() as patch:
