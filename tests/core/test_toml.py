@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(toml.__file__).parent.parent
 FILES = sorted(ROOT.glob("[apk]*/**/*.toml"))
-NOT_AT_START = ("doctor", "combinations", "operators")
+NOT_AT_START = ("doctor", "combinations", "operators", "troubleshooting")
 FACTS = [file for file in FILES if file.stem not in NOT_AT_START]
 
 
