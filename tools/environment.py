@@ -230,6 +230,21 @@ class Environment:
         )
 
 
+HIDING = """import sys
+from importlib.machinery import PathFinder
+
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {packages!r}
+        return None if hidden else super().find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
 class Layer(Environment):
     """An environment that finds what it does not have itself in `base`."""
 
@@ -250,6 +265,12 @@ class Layer(Environment):
         line = f"import site; site.addsitedir({str(below)!r})\n"
         (own / "zz_base.pth").write_text(line, encoding="utf-8")
         self._copy_programs()
+
+    def hide(self, packages: Sequence[str]) -> None:
+        """Let imports of the base's `packages` find nothing, as where they are not installed."""
+        own = site_packages(self)
+        (own / "hidden_packages.py").write_text(HIDING.format(packages=tuple(packages)), "utf-8")
+        (own / "aa_hidden.pth").write_text("import hidden_packages\n", encoding="utf-8")
 
     def _copy_programs(self) -> None:
         """Its torchrun and its like, run by this environment's Python."""
@@ -276,20 +297,26 @@ def site_packages(environment: Environment) -> Path:
     return Path(done.stdout.strip())
 
 
-def make_layer(folder: Path, on: Path, also: Sequence[str], bare: Sequence[str]) -> bool:
+def make_layer(
+    folder: Path, on: Path, also: Sequence[str], bare: Sequence[str], hidden: Sequence[str] = ()
+) -> bool:
     """A layer on the environment `on`; False where it was up to date.
 
     `also` come with what they need, `bare` (those that would need a card, or replace torch)
-    without. Raises Failed.
+    without; `hidden` packages of `on` cannot be imported. Raises Failed.
     """
     base = Environment(Path(os.path.abspath(on)))
     layer = Layer(Path(os.path.abspath(folder)), base)
     if not base.known():
         raise Failed(f"{on} is no environment of this tool\n  try: make .venv-test")
     want: dict[str, object] = {"on": dict(base.known()), "also": list(also), "bare": list(bare)}
+    if hidden:
+        want["hidden"] = list(hidden)
     if layer.known() == want:
         return False
     layer.create_on_base()
+    if hidden:
+        layer.hide(hidden)
     if also:
         layer.install(also)
     if bare:

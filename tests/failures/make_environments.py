@@ -39,7 +39,8 @@ def main(names: list[str]) -> int:
             continue
         folder = failure.folder_of(name)
         try:
-            fresh = made.make_layer(folder, base, wanted.get("also", []), wanted.get("bare", []))
+            parts = (wanted.get(part, []) for part in ("also", "bare", "hidden"))
+            fresh = made.make_layer(folder, base, *parts)
         except made.Failed as problem:
             print(f"\n{name}: {problem}", file=sys.stderr)
             return 1
