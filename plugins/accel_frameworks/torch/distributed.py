@@ -69,6 +69,7 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     """Process groups, meshes, DistributedDataParallel and FullyShardedDataParallel."""
     ranks = _Ranks(target, capabilities)
     yield patch(f"{C10D}:init_process_group", ranks.init_process_group)
+    yield patch(f"{C10D}:destroy_process_group", ranks.destroy_process_group)
     yield patch(f"{C10D}:new_group", ranks.with_backend)
     yield patch(f"{C10D}:_new_group_with_tag", ranks.with_backend)
     for name in ("broadcast_object_list", "send_object_list", "recv_object_list"):
@@ -94,22 +95,24 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     )
 
 
+def _let_go() -> None:
+    """Let gloo's threads drop their last work, whose tensors need the interpreter's lock.
+
+    A thread that gives up a Python tensor while the interpreter is ending aborts the process
+    ("terminate called without an active exception"); one that waits for the lock while
+    DistributedDataParallel's reducer, the last to hold a destroyed group, joins it under that very
+    lock waits for ever (torch 2.13). Over nccl, which the script was written for, there is no such
+    thread.
+    """
+    import gc
+
+    gc.collect()  # groups and works that only cycles hold
+    time.sleep(SECONDS_TO_LET_GO)
+
+
 @functools.cache
 def _let_go_at_exit() -> None:
-    """Let gloo's threads drop their last work before the interpreter ends.
-
-    A thread of gloo's that gives up a Python tensor while the interpreter is ending aborts the
-    process ("terminate called without an active exception"; torch 2.13). Over nccl, which the
-    script was written for, there is no such thread.
-    """
-
-    def pause() -> None:
-        import gc
-
-        gc.collect()  # groups and works that only cycles hold
-        time.sleep(SECONDS_TO_LET_GO)  # the interpreter's lock is theirs meanwhile
-
-    atexit.register(pause)
+    atexit.register(_let_go)
 
 
 class _Ranks:
@@ -118,6 +121,7 @@ class _Ranks:
     def __init__(self, target: Target, capabilities: Capabilities) -> None:
         self.target = target
         self.capabilities = capabilities
+        self.over_gloo = False
 
     def backend(self, name: Any) -> Any:
         if not isinstance(name, str):
@@ -157,10 +161,20 @@ class _Ranks:
             # read by the backend when it first connects
             self.target.export(environment(self.target.kind, name, os.environ))
             if name == EVERYWHERE:
+                self.over_gloo = True
                 _let_go_at_exit()
             return original(backend, *args, **kwargs)
 
         return init_process_group
+
+    def destroy_process_group(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def destroy_process_group(*args: Any, **kwargs: Any) -> Any:
+            if self.over_gloo:
+                _let_go()
+            return original(*args, **kwargs)
+
+        return destroy_process_group
 
     def with_backend(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
