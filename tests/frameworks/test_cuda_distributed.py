@@ -206,3 +206,19 @@ def test_who_lacks_an_average():
     given = Capabilities(device, own, ThisMachine())
     found = {name: lacks_average(name, given) for name in ("cncl", "hccl", "gloo", "cpu:gloo")}
     assert found == {"cncl": True, "hccl": False, "gloo": True, "cpu:gloo": True}
+
+
+def test_a_destroyed_group_lets_go_of_its_work_first_where_it_is_over_gloo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from accel_frameworks.torch.target import Target
+
+    order: list[str] = []
+    monkeypatch.setattr(distributed, "_let_go", lambda: order.append("let go"))
+    ranks = distributed._Ranks(Target("cpu", "x"), cuda_names.capabilities())
+    destroy = ranks.destroy_process_group(lambda: order.append("destroyed"))
+    destroy()
+    assert order == ["destroyed"]
+    ranks.over_gloo = True
+    destroy()
+    assert order == ["destroyed", "let go", "destroyed"]
