@@ -310,17 +310,6 @@ class DenseLinear(nn.Linear):  # type: ignore[misc]
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
-def finish_all(model: nn.Module, preference: Sequence[str] = DEFAULT_PREFERENCE) -> dict[str, int]:
-    """Finish every quantised layer of a model; how many layers each provider serves."""
-    served: dict[str, int] = {}
-    for module in model.modules():
-        if isinstance(module, QuantizedLinear) and module.provider is None:
-            module.finish(preference)
-            assert module.provider is not None
-            served[module.provider] = served.get(module.provider, 0) + 1
-    return served
-
-
 def replace_linear(
     model: nn.Module, name: str, scheme: Scheme, dtype: torch.dtype
 ) -> QuantizedLinear:
