@@ -148,11 +148,12 @@ def test_a_model_is_loaded_in_what_the_device_has(capable, tiny_model, tmp_path,
         repairs.accel_patches(capabilities.device, capabilities), version=ThisMachine().version
     )
     try:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, PretrainedConfig
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        word = "dtype" if hasattr(PretrainedConfig, "dtype") else "torch_dtype"
+        model = AutoModelForCausalLM.from_pretrained(folder, **{word: "auto"})
         assert {str(p.dtype) for p in model.parameters()} == {f"torch.{loaded}"}
-        assert str(model.config.dtype) == f"torch.{loaded}"
+        assert str(getattr(model.config, word)) == f"torch.{loaded}"
         assert torch.get_default_dtype() is torch.float32
         said = [note.message for note in capabilities.notes if "a model in" in note.subject]
         assert bool(said) == (kind != "cpu")
