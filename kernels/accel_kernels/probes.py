@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from accel_kernels.formats import QuantizedWeight
 
-ROWS, IN, OUT, GROUP = (1, 16, 96), 512, 256, 128
+ROWS, GROUP = (1, 16, 96), 128
 TOLERANCE = {"float32": 5e-3, "float16": 5e-3, "bfloat16": 3e-2}
 """Largest error relative to the largest value. Some devices round float32 products to TF32."""
 
@@ -30,15 +30,16 @@ def quantized_linear(device: str, provider: str) -> str:
     from accel_kernels import providers
 
     where = torch.device(device)
-    weight = _weight()
-    reason = providers.named(provider).refuses(weight, where)
-    if reason is not None:
-        raise Refused(f"the provider {provider} refuses: {reason}")
-    exact = weight.dequantize(torch.float64)
+    sizes = providers.named(provider).probed_sizes
+    weights = [_weight(*size) for size in sizes]
+    for weight in weights:
+        reason = providers.named(provider).refuses(weight, where)
+        if reason is not None:
+            raise Refused(f"the provider {provider} refuses: {reason}")
     begin = time.perf_counter()
     worst = {
         str(dtype).removeprefix("torch."): max(
-            _error(weight.to(where), exact, provider, rows, dtype, where) for rows in ROWS
+            _error(weight, provider, rows, dtype, where) for weight in weights for rows in ROWS
         )
         for dtype in _dtypes(where)
     }
@@ -47,7 +48,8 @@ def quantized_linear(device: str, provider: str) -> str:
             raise Refused(f"{name} is wrong: relative error {error:.1e}", found=provider)
     seconds = time.perf_counter() - begin
     listed = ", ".join(f"{name} {error:.0e}" for name, error in worst.items())
-    return f"forward and gradient of {IN}x{OUT} in 4 bits, errors: {listed}; {seconds:.1f} s"
+    tried = " and ".join(f"{inputs}x{outputs}" for inputs, outputs in sizes)
+    return f"forward and gradient of {tried} in 4 bits, errors: {listed}; {seconds:.1f} s"
 
 
 def _dtypes(where: torch.device) -> list[torch.dtype]:
@@ -65,17 +67,17 @@ def _dtypes(where: torch.device) -> list[torch.dtype]:
     return found
 
 
-def _weight() -> QuantizedWeight:
+def _weight(inputs: int, outputs: int) -> QuantizedWeight:
     import torch
 
     from accel_kernels.formats import from_values
 
     made = torch.Generator().manual_seed(0)
-    groups = IN // GROUP
+    groups = inputs // GROUP
     return from_values(
-        torch.randint(0, 16, (IN, OUT), generator=made),
-        torch.randint(0, 16, (groups, OUT), generator=made),
-        (torch.rand(groups, OUT, generator=made) + 0.1).to(torch.float16) / 16,
+        torch.randint(0, 16, (inputs, outputs), generator=made),
+        torch.randint(0, 16, (groups, outputs), generator=made),
+        (torch.rand(groups, outputs, generator=made) + 0.1).to(torch.float16) / 16,
         bits=4,
         group_size=GROUP,
     )
@@ -83,7 +85,6 @@ def _weight() -> QuantizedWeight:
 
 def _error(
     weight: QuantizedWeight,
-    exact: torch.Tensor,
     provider: str,
     rows: int,
     dtype: torch.dtype,
@@ -97,11 +98,12 @@ def _error(
     from accel_kernels.providers import Shape
 
     made = torch.Generator().manual_seed(rows)
-    x = torch.randn(rows, IN, generator=made).to(dtype)
-    dy = torch.randn(rows, OUT, generator=made).to(dtype)
+    exact = weight.dequantize(torch.float64)
+    x = torch.randn(rows, weight.in_features, generator=made).to(dtype)
+    dy = torch.randn(rows, weight.out_features, generator=made).to(dtype)
     leaf = x.to(where, copy=True).requires_grad_()
     shape = Shape.of(weight)
-    packed = providers.named(provider).pack(weight)
+    packed = providers.named(provider).pack(weight.to(where))
     y = operator(
         leaf, packed, shape.bits, shape.group_size, shape.in_features, shape.out_features, provider
     )

@@ -37,6 +37,8 @@ class Provider(abc.ABC):
     """One implementation. Every method is pure; x and dy are 2-D and contiguous."""
 
     name: ClassVar[str]
+    probed_sizes: ClassVar[tuple[tuple[int, int], ...]] = ((512, 256),)
+    """(in_features, out_features) of the 4-bit weights that a probe tries: one for each kernel."""
 
     @abc.abstractmethod
     def refuses(self, weight: QuantizedWeight, device: torch.device) -> str | None:

@@ -7,7 +7,7 @@ import torch
 
 import accel_kernels.cuda_provider.provider  # noqa: F401 - registers itself
 from accel_kernels import providers
-from accel_kernels.cuda_provider import hopper, planning
+from accel_kernels.cuda_provider import hopper, planning, resident
 from accel_kernels.cuda_provider.decoding import decode
 from accel_kernels.cuda_provider.planning import Cut
 from accel_kernels.formats import QuantizedWeight, from_values
@@ -165,6 +165,35 @@ def test_two_streams_at_once_do_not_share_their_sums() -> None:
                 found.append(hopper.multiply(x, packed, shape))
         torch.cuda.synchronize()
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scales", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("k", "n", "group"),
+    [
+        (1024, 4352, 64), (1096, 4608, 128), (3584, 3584, 128), (4096, 4104, -1),
+        (3584, 37888, 128), (8192, 10240, 128), (2048, 152064, 64),
+    ],
+)  # fmt: skip
+def test_x_that_stays_in_shared_memory(
+    k: int, n: int, group: int, scales: torch.dtype, dtype: torch.dtype
+) -> None:
+    weight = weight_of(4, k, n, group, scales=scales)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    exact = weight.dequantize(torch.float64)
+    served = 0
+    for rows in (1, 5, 8, 9, 16):
+        cut = resident.choose(shape, rows, scales, planning.gpu(0))
+        if cut is None:
+            continue
+        served += 1
+        x = torch.randn(rows, k, device="cuda", dtype=dtype)
+        y = decode(x, packed, shape)
+        assert relative(y, x.double() @ exact) < TOLERANCE[dtype]
+        assert torch.equal(y, decode(x, packed, shape))
+    assert served
 
 
 @pytest.mark.parametrize("bits", [4, 8])

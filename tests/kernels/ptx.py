@@ -48,6 +48,15 @@ def signed(value: int, bits: int = 32) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
+def quotient(a: int, b: int) -> int:
+    """a / b rounded towards zero, as machines divide."""
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def remainder(a: int, b: int) -> int:
+    return a - quotient(a, b) * b
+
+
 def to_half(value: float) -> int:
     with np.errstate(all="ignore"):
         return int(np.float16(value).view(np.uint16))

@@ -100,6 +100,10 @@ def arithmetic(op: str, d: str, s: list[str]) -> str:
     if name in ("min", "max"):
         a = [f"ptx.signed({x}, {bits})" for x in s] if kind[0] == "s" else s
         return f"{d} = {name}({a[0]}, {a[1]}) & {MASK[bits]}"
+    if name in ("div", "rem"):
+        a = [f"ptx.signed({x}, {bits})" if kind[0] == "s" else x for x in s]
+        number = {"div": "ptx.quotient", "rem": "ptx.remainder"}[name]
+        return f"{d} = {number}({a[0]}, {a[1]}) & {MASK[bits]}"
     if name == "shr" and kind[0] == "s":
         return f"{d} = ptx.signed({s[0]}, {bits}) >> {s[1]} & {MASK[bits]}"
     by_name = {

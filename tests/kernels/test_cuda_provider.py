@@ -19,6 +19,7 @@ from accel_kernels.cuda_provider import (
     nvrtc,
     planning,
     provider,
+    resident,
 )
 from accel_kernels.cuda_provider.compiling import Program
 from accel_kernels.cuda_provider.planning import Gpu
@@ -54,12 +55,14 @@ def emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
         return launch
 
-    for module in (decoding, dense):
+    for module in (decoding, dense, resident):
         monkeypatch.setattr(module, "function", function)
     monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     small = Gpu(capability, 2, 99 << 10, 100 << 10, 48)
-    monkeypatch.setattr(decoding, "gpu", lambda device: small)
+    for module in (decoding, resident):
+        monkeypatch.setattr(module, "gpu", lambda device: small)
+    resident.prepared.cache_clear()
     monkeypatch.setattr(planning, "FEW_ROWS", 9)
     # wgmma and TMA are not emulated: tests/gpu has those
     monkeypatch.setattr(hopper, "serves", lambda *arguments, **backward: False)
@@ -119,3 +122,20 @@ def test_a_view_that_starts_anywhere_is_read_right(emulator: list[str]) -> None:
     y = providers.named("cuda").forward(x, packed, shape)
     assert relative(y, x.double() @ weight.dequantize(torch.float64)) < TOLERANCE[torch.float16]
     assert emulator[0] == "decode"
+
+
+def test_few_rows_of_a_layer_whose_inputs_fit_stay_on_the_multiprocessor(
+    emulator: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decoding.gpu(0)
+    roomy = Gpu(found.capability, 2, 227 << 10, 228 << 10, 64)
+    for module in (decoding, resident):
+        monkeypatch.setattr(module, "gpu", lambda device: roomy)
+    weight = random_weight(4, 1024, 72, 128, act_order=True)
+    shape, packed = Shape.of(weight), providers.named("cuda").pack(weight)
+    for dtype in (torch.float16, torch.bfloat16):
+        x = torch.randn(3, 1024, dtype=dtype)
+        y = providers.named("cuda").forward(x, packed, shape)
+        assert relative(y, x.double() @ weight.dequantize(torch.float64)) < TOLERANCE[dtype]
+    hopper_here = found.capability == resident.CAPABILITY
+    assert set(emulator) == {"resident" if hopper_here else "decode"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from accel_kernels.cuda_provider import layout
+from accel_kernels.cuda_provider import layout, resident
 from accel_kernels.cuda_provider.compiling import Program
 from accel_kernels.cuda_provider.launch import function
 from accel_kernels.cuda_provider.planning import Cut, choose, decode_program, gpu, grid
@@ -23,6 +23,10 @@ def decode(
     words, zeros, scales = packed[:3]
     rows, k, n = x.shape[0], shape.in_features, shape.out_features
     device = x.device.index
+    if cut is None and out is None:
+        kept = resident.choose(shape, rows, scales.dtype, gpu(device))
+        if kept is not None:
+            return resident.multiply(x, packed, shape, kept)
     capability = torch.cuda.get_device_capability(device)
     cut = cut or choose(shape, rows, scales.dtype, gpu(device))
     y = torch.empty(rows, n, dtype=out or x.dtype, device=x.device)

@@ -21,6 +21,7 @@ from accel_kernels.cuda_provider.compiling import Program, binary
 
 DEFAULT_SHARED = 48 * 1024
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 _SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
@@ -131,6 +132,22 @@ class Function:
             )
             status = _driver().cuLaunchKernelEx(ctypes.byref(config), self.handle, pointers, None)
         _check(status, f"launching {self.name}")
+
+
+def clusters_at_once(kernel: Function, size: int, threads: int, shared_bytes: int) -> int:
+    """How many clusters of `size` blocks (along y) the GPU can run at the same time.
+
+    Fewer than its multiprocessors would do: a cluster lies within one of the GPU's parts.
+    """
+    attribute = _Attribute(id=_CLUSTER_DIMENSION)
+    attribute.value[0], attribute.value[1], attribute.value[2] = 1, size, 1
+    config = _Config(1, size, 1, threads, 1, 1, shared_bytes, None, ctypes.pointer(attribute), 1)
+    count = ctypes.c_int()
+    driver_call(
+        kernel.device, "cuOccupancyMaxActiveClusters", ctypes.byref(count), kernel.handle,
+        ctypes.byref(config),
+    )  # fmt: skip
+    return count.value
 
 
 def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.Array[ctypes.c_char]:

@@ -22,6 +22,7 @@ class CudaProvider(Provider):
     """Streams packed weights through tensor cores for few rows, dequantises slabs for many."""
 
     name: ClassVar[str] = "cuda"
+    probed_sizes: ClassVar[tuple[tuple[int, int], ...]] = ((512, 256), (1024, 4608))
 
     def refuses(self, weight: QuantizedWeight, device: torch.device) -> str | None:
         """The format first, then the device, then what is installed; nothing is compiled yet."""

@@ -69,4 +69,10 @@ INLINE float read_scale(const void* scales, u64 index) {
 #endif
 }
 
+INLINE float2 pair_of_scales(u32 pair) {
+  const u16 low = u16(pair), high = u16(pair >> 16);
+  return SCALE ? make_float2(bfloat_to_float(low), bfloat_to_float(high))
+               : make_float2(half_to_float(low), half_to_float(high));
+}
+
 INLINE int group_of(int k) { return GROUP ? k / (GROUP ? GROUP : 1) : 0; }

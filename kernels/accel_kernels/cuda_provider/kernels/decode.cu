@@ -14,10 +14,9 @@
 
 #include "common.cuh"
 #include "fragments.cuh"
+#include "activations.cuh"
 #include "streams.cuh"
-
-constexpr int OUTPUTS = COLUMNS * 16;
-constexpr int FRAGMENTS = COLUMNS * ROWS * 128;  // fp32 sums of one warp
+#include "sums.cuh"
 
 // Register 2 s + p is the pair of values of x that step s multiplies by k = 16 s + 8 p + 2 t of W.
 INLINE void load_x(u32 (&x)[ROWS][8], const u16* base, int c, int m, int t, int rows, int K) {
@@ -71,29 +70,6 @@ INLINE int fragment_of(int n, int m) {
   const int r = ((n >> 3) & 1) * 2 + (m & 1);
   return ((n >> 4) * ROWS + (m >> 3)) * 128 + r * 32 + (n & 7) * 4 + ((m & 7) >> 1);
 }
-
-INLINE void store(void* y, u64 at, float value) {
-  value *= UNIT;
-#if FLOAT_OUT
-  static_cast<float*>(y)[at] = value;
-#else
-  static_cast<u16*>(y)[at] = BF16 ? float_to_bfloat(value) : float_to_half(value);
-#endif
-}
-
-#if CLUSTER
-INLINE void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-INLINE float read_neighbour(const float* own, int rank) {
-  u32 address = u32(__cvta_generic_to_shared(own)), there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  float value;
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there));
-  return value;
-}
-#endif
 
 // No pointer is __restrict__: the compiler would read x and the weights as if they never changed, and
 // so perhaps before the kernel that writes them has ended.
@@ -175,7 +151,7 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
     float sum = 0.0f;
 #pragma unroll
     for (int rank = 0; rank < SPLIT; ++rank) sum += read_neighbour(shared + at, rank);
-    if (n < N) store(y, u64(first_row + i / OUTPUTS) * N + n, sum);
+    if (n < N) store(y, u64(first_row + i / OUTPUTS) * N + n, sum * UNIT);
   }
   cluster_barrier();
 #else
@@ -188,7 +164,7 @@ decode(const u16* x, const uint4* words, const void* scales, const u32* zeros, v
     if (SPLIT > 1)
       parts[u64(blockIdx.y) * M * N + out] = sum;
     else
-      store(y, out, sum);
+      store(y, out, sum * UNIT);
   }
 #endif
 }
@@ -202,6 +178,6 @@ combine(const float* __restrict__ parts, void* __restrict__ y, int count) {
   float sum = 0.0f;
 #pragma unroll
   for (int part = 0; part < SPLIT; ++part) sum += parts[u64(part) * count + i];
-  store(y, i, sum);
+  store(y, i, sum * UNIT);
 }
 #endif

@@ -15,11 +15,6 @@ struct Weight {
   const u32* zeros;
 };
 
-struct Activations {
-  const u16* base;
-  int rows, K;
-};
-
 constexpr bool X_RING = RING && ROWS > 1;
 
 // Rows of the tile's scales and zeros that hold half a chunk's group. The second half of the last
@@ -29,19 +24,13 @@ INLINE u64 group_row(int tile, int c, int half, int groups, int g) {
   return (u64(tile) * groups + group) * 8 + g;
 }
 
-INLINE float2 pair_of_scales(u32 pair) {
-  const u16 low = u16(pair), high = u16(pair >> 16);
-  return SCALE ? make_float2(bfloat_to_float(low), bfloat_to_float(high))
-               : make_float2(half_to_float(low), half_to_float(high));
-}
-
 #if RING
 constexpr int WORD_BYTES = COLUMNS * VECTORS * 512;
 constexpr int SCALE_BYTES = COLUMNS * 2 * (SCALE == 2 ? 4 : 2);  // of one g
 constexpr int ZERO_BYTES = VECTORS * 4;
 constexpr int HALF_BYTES = 8 * (SCALE_BYTES + ZERO_BYTES);
 constexpr int X_AT = WORD_BYTES + HALVES * HALF_BYTES;
-constexpr int SLOT = X_AT + (X_RING ? ROWS * 1024 : 0);
+constexpr int SLOT = X_AT + (X_RING ? X_BYTES : 0);
 constexpr int UNROLL = AHEAD ? 2 : 1;
 
 template <int BYTES>
@@ -49,25 +38,11 @@ INLINE void copy_small(u32 to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
 }
 
-// Where 8 values of x from run `run` on stand: columns are exchanged by row, against bank conflicts.
-INLINE int place_of_x(int row, int run) { return X_AT + row * 128 + ((run ^ (row & 7)) << 4); }
-
 struct Chunk {
   const char* slot;
   int lane;
 
-  // The fragments of B for every run of 8 input features.
-  INLINE void read_x(u32 (&x)[ROWS][8]) const {
-#pragma unroll
-    for (int i = 0; i < ROWS; ++i)
-#pragma unroll
-      for (int run = 0; run < 8; run += 4) {
-        const u32 at = u32(__cvta_generic_to_shared(slot + place_of_x(i * 8 + (lane & 7), run + (lane >> 3))));
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(x[i][run]), "=r"(x[i][run + 1]), "=r"(x[i][run + 2]), "=r"(x[i][run + 3])
-                     : "r"(at) : "memory");
-      }
-  }
+  INLINE void read_x(u32 (&x)[ROWS][8]) const { read_fragments(slot + X_AT, lane, x); }
 
   INLINE uint4 words(int i) const { return reinterpret_cast<const uint4*>(slot)[i * 32 + lane]; }
 
@@ -103,7 +78,7 @@ struct Stream {
     if (X_RING)  // rows that are not there are zero, for good
       for (int i = x.rows * 8 + lane; i < ROWS * 64; i += 32)
         for (int d = 0; d < DEPTH; ++d)
-          *reinterpret_cast<uint4*>(slots + d * SLOT + place_of_x(i >> 3, i & 7)) = make_uint4(0, 0, 0, 0);
+          *reinterpret_cast<uint4*>(slots + d * SLOT + X_AT + place_of_x(i >> 3, i & 7)) = make_uint4(0, 0, 0, 0);
     for (int d = 0; d < DEPTH; ++d) fill(begin + d, slots + d * SLOT);
   }
 
@@ -114,15 +89,7 @@ struct Stream {
       for (int i = 0; i < COLUMNS * VECTORS; ++i)
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to + (i * 32 + lane) * 16),
                      "l"(next + i * 32) : "memory");
-      if (X_RING)
-#pragma unroll
-        for (int i = 0; i < ROWS * 2; ++i) {
-          const int row = i * 4 + (lane >> 3), run = lane & 7, k = c * CHUNK + 8 * run;
-          if (row < x.rows)  // beyond K nothing is read, and zeros are written
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                             u32(__cvta_generic_to_shared(slot + place_of_x(row, run)))),
-                         "l"(x.base + (k < x.K ? u64(row) * x.K + k : 0)), "r"(k < x.K ? 16 : 0) : "memory");
-        }
+      if (X_RING) bring_x<false>(slot + X_AT, x, c, lane);
 #pragma unroll
       for (int half = 0; half < HALVES; ++half) {
         const u64 row = group_row(tile, c, half, groups, lane & 7);
