@@ -69,13 +69,14 @@ class TorchInt4Provider(Provider):
         order = None
         if weight.g_idx is not None:
             order = torch.argsort(weight.g_idx.to(torch.int64), stable=True)
-        parts = [
-            _turned(weight.qweight[:, columns], block)
-            if order is None
-            else _packed(_values(weight, columns, order), block)
-            for columns in _columns(weight.out_features, weight.in_features, block)
-        ]
-        words = parts[0] if len(parts) == 1 else torch.cat(parts)
+        k, n = weight.in_features, weight.out_features
+        words = torch.empty(n // block, k, block // 2, dtype=torch.uint8)
+        for columns in _columns(n, k, block):
+            part = words[columns.start // block : columns.stop // block]
+            if order is None:
+                _turn(weight.qweight[:, columns], part)
+            else:
+                part.copy_(_packed(_values(weight, columns, order), block))
         zeros = _by_half(weight.zeros().to(torch.int8), block)
         packed = [words, zeros, _by_half(weight.scales, block), _pairs(weight)]
         return packed if order is None else [*packed, order]
@@ -222,20 +223,18 @@ def _values(weight: QuantizedWeight, columns: slice, order: torch.Tensor) -> tor
     return values.index_select(0, order)
 
 
-def _turned(words: torch.Tensor, block: int) -> torch.Tensor:
-    """int32 [K / 8, N], packed along K -> words uint8 [N / block, K, block / 2].
+def _turn(words: torch.Tensor, out: torch.Tensor) -> None:
+    """int32 [K / 8, N], packed along K -> `out`, words uint8 [N / block, K, block / 2].
 
     As `_packed`, by whole words: four of the eight rows of two halves of a block at once.
     """
-    half = block // 2
-    low, high = words.unflatten(1, (-1, 2, half)).unbind(2)
-    turned = torch.empty(low.shape[1], low.shape[0], 4, 2, half, dtype=torch.uint8)
-    even = (low & NIBBLES) | ((high & NIBBLES) << 4)
-    odd = ((low >> 4) & NIBBLES) | (high & ~NIBBLES)
+    blocks, half = out.shape[0], out.shape[2]
+    low, high = words.unflatten(1, (blocks, 2, half)).unbind(2)
+    even = (low & NIBBLES).bitwise_or_((high & NIBBLES).bitwise_left_shift_(4))
+    odd = (low >> 4).bitwise_and_(NIBBLES).bitwise_or_(high & ~NIBBLES)
+    turned = out.view(blocks, -1, 4, 2, half)
     for index, rows in enumerate((even, odd)):
-        quads = rows.contiguous().view(torch.uint8).unflatten(-1, (half, 4))
-        turned[:, :, :, index] = quads.permute(1, 0, 3, 2)
-    return turned.flatten(1, 3)
+        turned[:, :, :, index] = rows.view(torch.uint8).unflatten(-1, (half, 4)).permute(1, 0, 3, 2)
 
 
 def _as_stored(values: torch.Tensor, packed: Sequence[torch.Tensor], dim: int) -> torch.Tensor:

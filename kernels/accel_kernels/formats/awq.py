@@ -72,19 +72,13 @@ def read(
 
 
 def _turned(words: torch.Tensor) -> torch.Tensor:
-    """AWQ words along N [K, N/8] -> words along K [K/8, N], eight rows at once.
-
-    By whole words and never by single values: four times as fast, in a fraction of the memory.
-    """
+    """AWQ words along N [K, N/8] -> words along K [K/8, N], eight rows at once."""
     rows, columns = words.shape[0] // PER_WORD, words.shape[1]
-    turned = words.new_empty(rows, columns, PER_WORD)
     eight = words.unflatten(0, (rows, PER_WORD))
-    for column, nibble in enumerate(NIBBLE_OF_COLUMN):
-        word = words.new_zeros(rows, columns)
-        for row in range(PER_WORD):
-            value = (eight[:, row] >> (BITS * nibble)).bitwise_and_((1 << BITS) - 1)
-            word |= value.bitwise_left_shift_(BITS * row)
-        turned[:, :, column] = word
+    turned = words.new_empty(rows, columns, PER_WORD)
+    for part in packing.cached_rows(rows, columns, words.device):
+        by_nibble = packing.transpose_nibbles(eight[part].unbind(1))
+        torch.stack([by_nibble[nibble] for nibble in NIBBLE_OF_COLUMN], 2, out=turned[part])
     return turned.flatten(1)
 
 
@@ -93,12 +87,10 @@ def _turned_back(words: torch.Tensor) -> torch.Tensor:
     rows, columns = words.shape[0], words.shape[1] // PER_WORD
     eight = words.unflatten(1, (columns, PER_WORD))
     turned = words.new_empty(rows, PER_WORD, columns)
-    for row in range(PER_WORD):
-        word = words.new_zeros(rows, columns)
-        for column, nibble in enumerate(NIBBLE_OF_COLUMN):
-            value = (eight[:, :, column] >> (BITS * row)).bitwise_and_((1 << BITS) - 1)
-            word |= value.bitwise_left_shift_(BITS * nibble)
-        turned[:, row] = word
+    for part in packing.cached_rows(rows, columns, words.device):
+        by_column = eight[part].unbind(2)
+        by_nibble = [by_column[column] for column in COLUMN_OF_NIBBLE]
+        torch.stack(packing.transpose_nibbles(by_nibble), 1, out=turned[part])
     return turned.flatten(0, 1)
 
 

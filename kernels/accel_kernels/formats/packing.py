@@ -7,11 +7,14 @@ Value `i` of a run stands at bit `bits * i`, counted from the lowest bit of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 
 BITS = (2, 3, 4, 8)
 WORD = 32
+CACHED_WORDS = 1 << 16
+"""Words that are rearranged at a time on a processor; eight times as many fit its caches."""
 
 
 def run_length(bits: int) -> int:
@@ -73,3 +76,29 @@ def pack(values: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
         if shift + bits > WORD:
             words[..., word + 1] |= runs[..., index].to(torch.int32) >> (WORD - shift)
     return words.flatten(-2).movedim(-1, dim).contiguous()
+
+
+def transpose_nibbles(words: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Eight int32 tensors -> eight, nibble i of word j of which was nibble j of word i.
+
+    By whole words, exchanging halves, bytes and nibbles in turn: "Transposing a bit matrix" in
+    Warren, Hacker's Delight, of fields of four bits.
+    """
+    turned = list(words)
+    for distance, mask in ((4, 0x0000FFFF), (2, 0x00FF00FF), (1, 0x0F0F0F0F)):
+        shift = 4 * distance
+        for first in range(8):
+            if first & distance:
+                continue
+            a, b = turned[first], turned[first + distance]
+            low = (b & mask).bitwise_left_shift_(shift).bitwise_or_(a & mask)
+            high = (a >> shift).bitwise_and_(mask).bitwise_or_(b & ~mask)
+            turned[first], turned[first + distance] = low, high
+    return turned
+
+
+def cached_rows(rows: int, columns: int, device: torch.device) -> Iterator[slice]:
+    """Pieces of `rows` rows that stay in a processor's cache; on other devices all rows at once."""
+    step = max(1, CACHED_WORDS // columns) if device.type == "cpu" else rows
+    for first in range(0, rows, step):
+        yield slice(first, min(first + step, rows))
