@@ -24,7 +24,7 @@ constexpr int GROUP_BYTES = SCALE_BYTES + ZERO_BYTES;
 constexpr int SLOT = WORD_BYTES + PARTS * GROUP_BYTES;
 static_assert(DEPTH * SLOT >= FRAGMENTS * 4, "a warp's ring takes its last sums");
 
-// Where a warp stands on its block's line.
+// Where a warp stands: a unit of its block, and a stage of the block's part of K.
 struct Place {
   int unit, stage;
 
@@ -33,6 +33,95 @@ struct Place {
     const bool end = ++stage == length;
     if (end) stage = 0, ++unit;
     return end;
+  }
+};
+
+// What a block works on.
+struct Share {
+  const uint4* words;
+  const char *scales, *zeros;
+  Activations x;
+  int chunks, groups, first_unit, first_stage, length;
+
+  // A lane's first words of a unit's part of a stage.
+  INLINE const uint4* words_at(const Place& at, int lane) const {
+    const int unit = first_unit + at.unit;
+    const u64 chunk = u64(unit / UNITS_OF_TILE) * chunks + 2 * (first_stage + at.stage);
+    return words + (chunk * 4 + unit % UNITS_OF_TILE * COLUMNS) * 32 + lane;
+  }
+
+  // The last stage may have one chunk.
+  INLINE bool has_second_chunk(int stage) const { return 2 * (first_stage + stage) + 1 < chunks; }
+
+  INLINE int first_column(int unit) const { return (first_unit + unit) % UNITS_OF_TILE * COLUMNS; }
+};
+
+// A warp's stages on their way: first those it was dealt of the first unit, then its stretch of the line.
+struct Ring {
+  const Share& share;
+  char *slots, *x;
+  int lane, dealt, left, slot;
+  Place filling, line_begin;
+  const uint4* next;
+
+  INLINE Ring(const Share& share, char* slots, char* x, int warp, int lane, int from, int to)
+      : share(share), slots(slots), x(x), lane(lane), dealt((share.length - warp + WARPS - 1) / WARPS),
+        left(to - from), slot(0), line_begin({1 + from / share.length, from % share.length}) {
+    filling = dealt > 0 ? Place{0, warp} : line_begin;
+    next = share.words_at(filling, lane);
+    for (int d = 0; d < DEPTH; ++d) fill(slots + d * SLOT);
+  }
+
+  INLINE const char* wait() const {
+    asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1) : "memory");
+    __syncwarp();  // other lanes copied a part
+    return slots + slot * SLOT;
+  }
+
+  INLINE void refill() {
+    __syncwarp();
+    fill(slots + slot * SLOT);
+    slot = slot + 1 == DEPTH ? 0 : slot + 1;
+  }
+
+  INLINE void fill(char* to) {
+    if (dealt > 0 || left > 0) {
+      bring_weights(u32(__cvta_generic_to_shared(to)));
+      if (dealt > 0) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          bring_x<true>(x + (filling.stage * 2 + h) * X_BYTES, share.x,
+                        (share.first_stage + filling.stage) * 2 + h, lane);
+        filling.stage += WARPS;
+        if (--dealt == 0) filling = line_begin;
+        next = share.words_at(filling, lane);
+      } else {
+        --left;
+        next += 256;
+        if (filling.step(share.length)) next = share.words_at(filling, lane);
+      }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  }
+
+  INLINE void bring_weights(u32 to) const {
+    const bool second = share.has_second_chunk(filling.stage);
+#pragma unroll
+    for (int i = 0; i < 2 * COLUMNS; ++i) {
+      const bool there = i < COLUMNS || second;
+      asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to + (i * 32 + lane) * 16),
+                   "l"(there ? next + (i / COLUMNS * 4 + i % COLUMNS) * 32 : share.words), "r"(there ? 16 : 0)
+                   : "memory");
+    }
+    const int part = lane >> 4, at = (lane & 15) * 16;
+    if (at >= GROUP_BYTES || part >= PARTS) return;
+    const int tile = (share.first_unit + filling.unit) / UNITS_OF_TILE;
+    const int k = (share.first_stage + filling.stage) * 128 + part * 64;
+    const u64 row = u64(tile) * share.groups + min(group_of(k), share.groups - 1);
+    const char* const from = at < SCALE_BYTES ? share.scales + row * SCALE_BYTES + at
+                                              : share.zeros + row * ZERO_BYTES + at - SCALE_BYTES;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + WORD_BYTES + part * GROUP_BYTES + at),
+                 "l"(from) : "memory");
   }
 };
 
@@ -81,6 +170,28 @@ INLINE void store_fragment(void* y, int f, int unit, int rows, int N, float valu
   if (n < N && m < rows) store(y, u64(m) * N + n, value * UNIT);
 }
 
+// A warp's sums put into shared memory, and zero afterwards.
+INLINE void put(float* to, float (&sums)[COLUMNS][ROWS][4], int lane) {
+#pragma unroll
+  for (int i = 0; i < COLUMNS * ROWS * 4; ++i) {
+    float& sum = sums[i / (ROWS * 4)][i / 4 % ROWS][i % 4];
+    to[i * 32 + lane] = sum;
+    sum = 0.0f;
+  }
+}
+
+#if EARLY
+// The block's first unit may be on its way into the L2 cache while the kernel before this one still runs.
+INLINE void prefetch(const Share& share, int warp, int lane) {
+  constexpr int LINES = COLUMNS * 4;  // of 128 bytes, in a unit's part of a chunk
+  for (int stage = warp; stage < share.length; stage += WARPS)
+    if (lane < LINES || (lane < 2 * LINES && share.has_second_chunk(stage)))
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(share.words_at({0, stage}, 0) + lane / LINES * 128 +
+                                                    lane % LINES * 8));
+  asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
+}
+#endif
+
 extern "C" __global__ void
 #if CLUSTER
 __cluster_dims__(1, SPLIT, 1)
@@ -91,91 +202,15 @@ resident(const u16* x, const uint4* words, const char* scales, const char* zeros
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int stages = (chunks + 1) / 2, longest = (stages + SPLIT - 1) / SPLIT;
-  const int first_stage = stages * int(blockIdx.y) / SPLIT;
+  const int first_stage = stages * int(blockIdx.y) / SPLIT, first_unit = units * int(blockIdx.x) / blocks;
   const int length = stages * int(blockIdx.y + 1) / SPLIT - first_stage;
-  const int first_unit = units * int(blockIdx.x) / blocks;
   const int count = units * int(blockIdx.x + 1) / blocks - first_unit;
-  const int line = (count - 1) * length;  // of the units but the first
-  const int from = line * warp / WARPS, to = line * (warp + 1) / WARPS;
+  const int line = (count - 1) * length, from = line * warp / WARPS, to = line * (warp + 1) / WARPS;
+  const Share share = {words, scales, zeros, {x, rows, K}, chunks, groups, first_unit, first_stage, length};
 
-  char* const x_here = shared;
-  char* const rings = x_here + longest * 2 * X_BYTES;
-  char* const ring = rings + warp * DEPTH * SLOT;
+  char* const rings = shared + longest * 2 * X_BYTES;
   float* const heads = reinterpret_cast<float*>(rings + WARPS * DEPTH * SLOT);
   float* const totals = heads + WARPS * FRAGMENTS;
-
-  const auto words_at = [&](const Place& at) {
-    const int unit = first_unit + at.unit;
-    const u64 chunk = u64(unit / UNITS_OF_TILE) * chunks + 2 * (first_stage + at.stage);
-    return words + (chunk * 4 + unit % UNITS_OF_TILE * COLUMNS) * 32 + lane;
-  };
-#if EARLY
-  constexpr int LINES = COLUMNS * 4;  // of 128 bytes, in a unit's part of a chunk
-  for (int stage = warp; stage < length; stage += WARPS)
-    if (lane < LINES || (lane < 2 * LINES && 2 * (first_stage + stage) + 1 < chunks))
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(words_at({0, stage}) - lane + lane / LINES * 128 + lane % LINES * 8));
-  asm volatile("griddepcontrol.launch_dependents;\n griddepcontrol.wait;" ::: "memory");
-#endif
-  const Activations activations = {x, rows, K};
-  const Place line_begin = {1 + from / length, from % length};
-  int dealt = (length - warp + WARPS - 1) / WARPS, left = to - from;
-  Place filling = dealt > 0 ? Place{0, warp} : line_begin;
-  const uint4* next = words_at(filling);
-  const auto fill = [&](char* slot) {
-    if (dealt > 0 || left > 0) {
-      const u32 at = u32(__cvta_generic_to_shared(slot));
-      const int stage = first_stage + filling.stage;
-      const int there = 2 * stage + 1 < chunks ? 16 : 0;  // the last stage may have one chunk
-#pragma unroll
-      for (int i = 0; i < 2 * COLUMNS; ++i)
-        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(at + (i * 32 + lane) * 16),
-                     "l"(i < COLUMNS || there ? next + (i / COLUMNS * 4 + i % COLUMNS) * 32 : words),
-                     "r"(i < COLUMNS ? 16 : there) : "memory");
-      const int part = lane >> 4, of_group = lane & 15;
-      if (of_group < GROUP_BYTES / 16 && part < PARTS) {
-        const int tile = (first_unit + filling.unit) / UNITS_OF_TILE;
-        const u64 row = u64(tile) * groups + min(group_of(stage * 128 + part * 64), groups - 1);
-        const char* const source = of_group < SCALE_BYTES / 16 ? scales + row * SCALE_BYTES + of_group * 16
-                                                               : zeros + row * ZERO_BYTES + of_group * 16 - SCALE_BYTES;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                         at + WORD_BYTES + part * GROUP_BYTES + of_group * 16), "l"(source) : "memory");
-      }
-      if (dealt > 0) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h)
-          bring_x<true>(x_here + (filling.stage * 2 + h) * X_BYTES, activations, stage * 2 + h, lane);
-        filling.stage += WARPS;
-        if (--dealt == 0) filling = line_begin;
-        next = words_at(filling);
-      } else {
-        --left;
-        next += 256;
-        if (filling.step(length)) next = words_at(filling);
-      }
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-  };
-  for (int d = 0; d < DEPTH; ++d) fill(ring + d * SLOT);
-
-  int slot = 0;
-  float sums[COLUMNS][ROWS][4] = {};
-  const auto keep = [&](float* to) {
-#pragma unroll
-    for (int i = 0; i < COLUMNS * ROWS * 4; ++i) {
-      float& sum = sums[i / (ROWS * 4)][i / 4 % ROWS][i % 4];
-      to[i * 32 + lane] = sum;
-      sum = 0.0f;
-    }
-  };
-  const auto multiply_stage = [&](int stage, int unit) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(DEPTH - 1) : "memory");
-    __syncwarp();  // other lanes copied a part
-    accumulate(sums, ring + slot * SLOT, x_here + stage * 2 * X_BYTES,
-               (first_unit + unit) % UNITS_OF_TILE * COLUMNS, lane);
-    __syncwarp();
-    fill(ring + slot * SLOT);
-    slot = slot + 1 == DEPTH ? 0 : slot + 1;
-  };
   const auto finish = [&](int unit, int f, float sum) {
     if (CLUSTER)
       totals[unit * FRAGMENTS + f] = sum;
@@ -183,8 +218,16 @@ resident(const u16* x, const uint4* words, const char* scales, const char* zeros
       store_fragment(y, f, first_unit + unit, rows, N, sum);
   };
 
-  for (int stage = warp; stage < length; stage += WARPS) multiply_stage(stage, 0);
-  keep(heads + warp * FRAGMENTS);
+#if EARLY
+  prefetch(share, warp, lane);
+#endif
+  Ring ring(share, rings + warp * DEPTH * SLOT, shared, warp, lane, from, to);
+  float sums[COLUMNS][ROWS][4] = {};
+  for (int stage = warp; stage < length; stage += WARPS) {
+    accumulate(sums, ring.wait(), shared + stage * 2 * X_BYTES, share.first_column(0), lane);
+    ring.refill();
+  }
+  put(heads + warp * FRAGMENTS, sums, lane);
   __syncthreads();
   for (int f = threadIdx.x; f < FRAGMENTS; f += THREADS) {
     float sum = heads[f];
@@ -194,14 +237,15 @@ resident(const u16* x, const uint4* words, const char* scales, const char* zeros
   }
   if (count > 1) __syncthreads();
 
-  Place here = line_begin;
+  Place here = ring.line_begin;
   bool whole = here.stage == 0;
   for (int i = from; i < to; ++i) {
     const int unit = here.unit;
-    multiply_stage(here.stage, unit);
+    accumulate(sums, ring.wait(), shared + here.stage * 2 * X_BYTES, share.first_column(unit), lane);
+    ring.refill();
     if (!here.step(length)) continue;
     if (!whole) {
-      keep(heads + warp * FRAGMENTS);
+      put(heads + warp * FRAGMENTS, sums, lane);
     } else {
 #pragma unroll
       for (int f = 0; f < COLUMNS * ROWS * 4; ++f) {
@@ -214,7 +258,7 @@ resident(const u16* x, const uint4* words, const char* scales, const char* zeros
   }
   asm volatile("cp.async.wait_all;" ::: "memory");
   __syncwarp();
-  if (here.stage != 0) keep(reinterpret_cast<float*>(ring));
+  if (here.stage != 0) put(reinterpret_cast<float*>(ring.slots), sums, lane);
   __syncthreads();
 
   // Units that warps shared: all but the last of them left the sums in their rings.
