@@ -57,7 +57,9 @@ def machine(name: str | Path) -> RecordedMachine:
         return load(name)
     known = machine_files()
     if text in known:
-        return load(known[text])
+        found = load(known[text])
+        found.option = f" --machine {text}"
+        return found
     near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(
