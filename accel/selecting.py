@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
+from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice, did_you_mean
 from accel.machine import Machine
 from accel.values import Device, Level, Note
 
@@ -87,13 +87,10 @@ def _named(
     key = wanted.strip().lower()
     matches = [device for device in devices if key in names_of(device)]
     if not matches:
-        import difflib
-
         known = sorted(set().union(*(names_of(device) for device in devices)))
-        close = difflib.get_close_matches(key, known, n=1)
         here = ", ".join(sorted({f"{d.torch_name} ({d.vendor} {d.arch})" for d in devices}))
         raise UnknownDevice(
-            f"no device is called {wanted!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            f"no device is called {wanted!r}{did_you_mean(key, known)}",
             found=here,
             remedy=f"accel devices{machine.option}",
         )

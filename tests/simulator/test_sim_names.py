@@ -43,8 +43,10 @@ def test_short_names(name):
 
 
 def test_a_name_that_is_none_says_what_is_near():
-    with pytest.raises(InputError, match="did you mean mlu590"):
+    with pytest.raises(InputError, match="did you mean 'mlu590'"):
         parse_spec("mlu59")
+    with pytest.raises(InputError, match=r"called 'nope'\n.*\n  try:   accel simulate$"):
+        parse_spec("nope")
     with pytest.raises(InputError, match="how many devices"):
         parse_spec("t4:0")
 
