@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import accel
@@ -37,10 +38,10 @@ MACHINES = testing.machines()
 KEPT = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "SYSTEMROOT")
 
 
-def foreign_words(folder: Path) -> Iterator[str]:
+def foreign_words(folder: Path, foreign: re.Pattern[str] = FOREIGN) -> Iterator[str]:
     for file in sorted(folder.rglob("*.py")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for word in FOREIGN.findall(line):
+            for word in foreign.findall(line):
                 yield f"{file.relative_to(folder)}:{number}: {word}"
 
 
@@ -75,6 +76,19 @@ def test_law_1_the_test_above_can_fail(tmp_path: Path) -> None:
         "import torch\ntorch.cuda.init()\nNPU_NODES = 3\ncompute = 1\n"
     )
     assert list(foreign_words(tmp_path)) == ["bad.py:2: cuda", "bad.py:3: NPU"]
+
+
+def test_law_1_the_mechanism_names_no_library_that_plugins_know() -> None:
+    """Those that an implementation requires or a patch is for, on any recorded machine."""
+    plans = [accel.plan(machine=name) for name in MACHINES]
+    requirements = {r for p in plans for d in p.decisions for r in d.impl.requires}
+    known = {Requirement(text).name for text in requirements}
+    known |= {patch.distribution for plan in plans for patch in plan.patches if patch.distribution}
+    known -= {"torch", "triton", "kernels"}  # torch, its compiler, and what is a word too
+    assert {"bitsandbytes", "torchao", "flash-attn", "accelerate"} <= known
+    names = "|".join(re.escape(name).replace(r"\-", "[-_.]") for name in sorted(known))
+    foreign = re.compile(rf"(?<![a-z])({names})(?![a-z])", re.IGNORECASE)
+    assert list(foreign_words(HOUSE, foreign)) == []
 
 
 def test_law_1_the_mechanism_never_imports_a_plugin() -> None:
