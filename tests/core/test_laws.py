@@ -265,3 +265,12 @@ def test_law_8_the_mechanism_never_takes_an_architecture_for_a_number() -> None:
         if re.search(r"(int|float|Version)\([^)]*\barch\b|\barch\b\s*[<>]=?", line)
     ]
     assert guilty == []
+
+
+def test_files_are_under_400_lines() -> None:
+    """No law, and in CONTRIBUTING.md all the same."""
+    folders = ("accel", "plugins", "kernels", "tests", "tools", "benchmarks")
+    files = [file for folder in folders for file in (HOUSE.parent / folder).rglob("*.py")]
+    assert len(files) > 300
+    lengths = {file: file.read_bytes().count(b"\n") for file in files}
+    assert [str(file) for file, length in lengths.items() if length >= 400] == []
