@@ -65,14 +65,13 @@ def simulate(
 
 def _list(as_json: bool) -> int:
     """The machines that can be simulated."""
-    import json
-
     from accel import testing
+    from accel.cli.output import print_json
     from accel_simulator.cards import simulatable
 
     names = [name for name in testing.machines() if simulatable(testing.machine(name))]
     if as_json:
-        print(json.dumps([{"name": n, "title": testing.machine(n).title} for n in names], indent=2))
+        print_json([{"name": n, "title": testing.machine(n).title} for n in names])
         return 0
     width = max(map(len, names))
     for name in names:
@@ -82,8 +81,7 @@ def _list(as_json: bool) -> int:
 
 def _show(spec: str, as_json: bool) -> int:
     """The devices that torch would see there."""
-    import json
-
+    from accel.cli.output import print_json
     from accel.errors import AccelError
     from accel.machine import ThisMachine
     from accel.values import as_json as plain
@@ -94,7 +92,7 @@ def _show(spec: str, as_json: bool) -> int:
     machine = SimulatedMachine.of(parse_spec(spec), ThisMachine())
     cards = cards_of(machine)
     if as_json:
-        print(json.dumps([plain(device) for card in cards for device in card.devices], indent=2))
+        print_json([plain(device) for card in cards for device in card.devices])
         return 0
     if not cards:
         raise AccelError(

@@ -70,7 +70,9 @@ def demo(
     )
     result = run_demo(options, Voice())
     if as_json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
+        from accel.cli.output import print_json
+
+        print_json(result.as_dict())
     else:
         showing.print_result(result)
     if result.learnt is False:
