@@ -258,7 +258,7 @@ def load(path: str | Path) -> RecordedMachine:
         raise InputError(
             f"the machine file {origin} cannot be read",
             found=getattr(error, "strerror", None) or str(error),
-            remedy="accel record --output FILE makes one; accel explain --machine FILE reads it",
+            remedy="accel record --output FILE",
         ) from None
     found = parse_text(raw, origin)
     found.option = _option(origin)

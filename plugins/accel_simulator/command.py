@@ -50,7 +50,7 @@ def simulate(
     from accel_simulator import faults
     from accel_simulator.naming import parse_spec
 
-    if not machine:
+    if not machine and not command:
         return _list(as_json)
     chosen = parse_spec(machine)
     wrong = faults.parse(fault)
@@ -113,7 +113,9 @@ def _found(command: list[str]) -> list[str]:
     if command[0] == "--":
         command = command[1:]
     if not command:
-        raise InputError("there is no command after --", remedy="-- python train.py")
+        raise InputError(
+            "there is no command after --", remedy="accel simulate MACHINE -- python train.py"
+        )
     program = command[0]
     if program == "accel":
         return [sys.executable, "-m", "accel", *command[1:]]
@@ -122,14 +124,19 @@ def _found(command: list[str]) -> list[str]:
     beside = os.path.join(os.path.dirname(sys.executable), program)
     path = beside if os.access(beside, os.X_OK) else shutil.which(program)
     if path is None:
-        raise InputError(
-            f"there is no command {program!r}",
-            found="nothing of that name beside this Python, or on PATH",
-            remedy=f"accel simulate MACHINE -- python {program}"
-            if program.endswith(".py")
-            else f"pip install {program}",
-        )
+        raise _no_command(program)
     return [path, *command[1:]]
+
+
+def _no_command(program: str) -> InputError:
+    found = "nothing of that name beside this Python, or on PATH"
+    remedy = f"pip install {program}"
+    if program.endswith(".py"):
+        remedy = f"accel simulate MACHINE -- python {program}"
+    elif os.sep in program or not program:
+        found = "nothing there that can be run"
+        remedy = f"ls -ld {program!r}"
+    return InputError(f"there is no command {program!r}", found=found, remedy=remedy)
 
 
 def _prepared(chosen: Chosen) -> list[str]:

@@ -36,7 +36,7 @@ def parse_spec(text: str) -> Chosen:
         raise InputError(
             f"{text!r} does not say how many devices",
             found=f"{number!r} after the colon",
-            remedy=f"{name}:2",
+            remedy=f"accel simulate {name}:1",
         )
     return choose(name, int(number))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from accel.cli import main, output
+from accel.cli import main, output, running
 from accel.cli.output import colored, print_json, write_whole
 from accel.errors import InputError
 from accel.recording import SCHEMA
@@ -209,3 +209,39 @@ def test_colors_are_for_terminals_that_want_them(
         monkeypatch.setenv(name, value)
     assert colored(types.SimpleNamespace(isatty=lambda: True)) is colors
     assert not colored(types.SimpleNamespace(isatty=lambda: False))
+
+
+# Scripts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "remedy"),
+    [
+        ("", "no such file", "accel run PATH/TO/SCRIPT.py"),
+        ("binary.py", "a binary file", "file binary.py"),
+        ("a\0b", "no such file", "accel run PATH/TO/SCRIPT.py"),
+        ("json.tool", "no such file", "accel run -m json.tool"),
+        ("x" * 300, "File name too long", f"ls -ld '{'x' * 300}'"),
+        ("fine.py/x", "no such file", "accel run PATH/TO/SCRIPT.py"),
+    ],
+    ids=["empty", "binary", "null", "module", "long", "below a file"],
+)
+def test_what_is_no_script_is_refused_before_anything_is_patched(
+    script: str, found: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running, "_patched", lambda *arguments: pytest.fail("patched"))
+    Path("fine.py").write_text("")
+    Path("binary.py").write_bytes(b"\x7fELF\0\0")
+    with pytest.raises(InputError) as caught:
+        running.run(script)
+    assert (caught.value.found, caught.value.remedy) == (found, remedy)
+
+
+def test_a_machine_without_a_word_on_its_processor_has_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bare.json"
+    file.write_text(json.dumps({"schema": SCHEMA}))
+    assert main(["explain", "--machine", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("unknown processor (unknown) as cpu\n")
