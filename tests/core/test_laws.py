@@ -250,6 +250,25 @@ def test_law_6_a_better_device_is_never_passed_over_in_silence(name: str) -> Non
         assert any(device.name in note.message and note.remedy for note in said), device
 
 
+def test_law_6_every_error_that_is_the_users_to_mend_says_what_to_try() -> None:
+    users = {"AccelError", "InputError", "NoDevice", "UnknownDevice", "AmbiguousDevice"}
+    folders = (HOUSE, PLUGIN_ROOT, HOUSE.parent / "kernels")
+    calls = [
+        (file, node)
+        for folder in folders
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in users
+    ]
+    assert len(calls) > 80
+    silent = [
+        f"{file}:{node.lineno}"
+        for file, node in calls
+        if not {"remedy", None} & {keyword.arg for keyword in node.keywords}
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_law_8_architectures_are_the_vendors_own_words(name: str) -> None:
     for device in accel.devices(machine=name):
