@@ -20,7 +20,7 @@ Each carries what was wanted, what was found and the one thing to try; `str(erro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ class AccelError(Exception):
         if self.remedy:
             lines.append(f"  try:   {self.remedy}")
         return "\n".join(lines)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'a', 'b' or 'c'?` with the names that are near; empty where none is."""
+    import difflib
+
+    names = {each.lower(): each for each in known}
+    near = [repr(names[each]) for each in difflib.get_close_matches(name.lower(), names, n=3)]
+    *others, last = near or [""]
+    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""
 
 
 def _rebuilt(kind: type[AccelError], *args: str) -> AccelError:

@@ -7,7 +7,7 @@
 
     [implementations.attention.flash_attention_2]   # what holds wherever it can be had
     priority = 60
-    requires = ["flash-attn>=2.5.6"]
+    requires = ["acme-attn>=2.5.6"]
     probe = { function = "accel.probes:attention_kernel", arguments = { kernel = "..." } }
 
     [arch.x2]

@@ -90,6 +90,10 @@ class Machine(abc.ABC):
     simulated: bool = False
     """Whether its devices only stand in for real ones: what a probe says is then no measurement."""
 
+    option: str = ""
+    """What a command of accel takes to be about this machine, ` --machine NAME`; empty for the one
+    that it runs on."""
+
     fingerprint: str = ""
     """Of a simulated machine: changes with what simulates it, so that no old probe is believed."""
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accel.contract import checked
-from accel.errors import AccelError, InputError
+from accel.errors import AccelError, InputError, did_you_mean
 from accel.loading import Answer, Plugins
 from accel.machine import Machine, ThisMachine
 from accel.resting import CollectorAtRest
@@ -359,12 +359,8 @@ def _choices(wanted: Mapping[str, Any], machine: Machine) -> dict[Feature, str]:
     """The user's choices by feature: arguments first, then `ACCEL_ATTENTION` and its like."""
     for name in wanted:
         if name not in CHOICES:
-            import difflib
-
-            close = difflib.get_close_matches(name, CHOICES, n=1)
             raise InputError(
-                f"{name!r} is nothing that can be chosen"
-                + (f"; did you mean {close[0]!r}?" if close else ""),
+                f"{name!r} is nothing that can be chosen{did_you_mean(name, CHOICES)}",
                 found=f"{name}={wanted[name]!r}",
                 remedy=f"one of: {', '.join(CHOICES)}",
             )

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accel import versions
-from accel.errors import CapabilityUnavailable
+from accel.errors import CapabilityUnavailable, did_you_mean
 from accel.value import replaced
 from accel.values import Decision, Device, Feature, Impl, Level, Note, Stage
 
@@ -259,13 +259,10 @@ class Capabilities:
     def _unavailable(
         self, feature: Feature, name: str, asked_by: str = ""
     ) -> CapabilityUnavailable:
-        import difflib
-
         decisions = self.of(feature)
         accepted = [d.name for d in decisions if d.accepted]
         known = [d.name for d in decisions]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if name not in known and close else ""
+        hint = did_you_mean(name, known) if name not in known else ""
         own = [d for d in decisions if d.name == name]
         missing = next((d for d in own if d.stage is Stage.INSTALLED), None)
         remedy = f"{feature.value}={accepted[0]!r}" if accepted else "accel explain"

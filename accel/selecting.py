@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice
+from accel.errors import AmbiguousDevice, NoDevice, UnknownDevice, did_you_mean
 from accel.machine import Machine
 from accel.values import Device, Level, Note
 
@@ -45,12 +45,12 @@ def select(
         return _named(devices, str(wanted), machine)
     usable = [device for device in devices if device.usable]
     if not usable:
-        raise _unusable("no device here can be used by torch", devices)
+        raise _unusable("no device here can be used by torch", devices, machine)
     claimed = claim(usable)
     chosen, shared = (claimed, []) if claimed else _of_this_rank(_best_first(usable), machine)
     return chosen, (
         *shared,
-        *_passed_over(chosen, devices),
+        *_passed_over(chosen, devices, machine),
         *_alternatives(chosen, usable, claimed),
     )
 
@@ -87,19 +87,16 @@ def _named(
     key = wanted.strip().lower()
     matches = [device for device in devices if key in names_of(device)]
     if not matches:
-        import difflib
-
         known = sorted(set().union(*(names_of(device) for device in devices)))
-        close = difflib.get_close_matches(key, known, n=1)
         here = ", ".join(sorted({f"{d.torch_name} ({d.vendor} {d.arch})" for d in devices}))
         raise UnknownDevice(
-            f"no device is called {wanted!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+            f"no device is called {wanted!r}{did_you_mean(key, known)}",
             found=here,
-            remedy="accel devices",
+            remedy=f"accel devices{machine.option}",
         )
     usable = [device for device in matches if device.usable]
     if not usable:
-        raise _unusable(f"device {wanted!r} is here, but torch cannot use it", matches)
+        raise _unusable(f"device {wanted!r} is here, but torch cannot use it", matches, machine)
     if len({device.vendor for device in usable}) > 1:
         choices = sorted({device.vendor for device in usable})
         raise AmbiguousDevice(
@@ -114,16 +111,16 @@ def _named(
     return chosen, tuple(shared)
 
 
-def _unusable(wanted: str, devices: Sequence[Device]) -> NoDevice:
+def _unusable(wanted: str, devices: Sequence[Device], machine: Machine) -> NoDevice:
     first = devices[0]
     return NoDevice(
         wanted,
         found="; ".join(dict.fromkeys(f"{d.name}: {d.problem}" for d in devices)),
-        remedy=first.remedy or "accel doctor",
+        remedy=first.remedy or f"accel doctor{machine.option}",
     )
 
 
-def _passed_over(chosen: Device, devices: Sequence[Device]) -> list[Note]:
+def _passed_over(chosen: Device, devices: Sequence[Device], machine: Machine) -> list[Note]:
     """Devices that might have been chosen and cannot be used: never silent."""
     lost = [
         d
@@ -141,7 +138,7 @@ def _passed_over(chosen: Device, devices: Sequence[Device]) -> list[Note]:
             subject=f"device {name}",
             message=f"{count} x {name} ({vendor}) is here, unused: "
             f"{problem}. Going on with {chosen.torch_name} ({chosen.name}).",
-            remedy=remedy or "accel doctor",
+            remedy=remedy or f"accel doctor{machine.option}",
         )
         for (vendor, name, problem, remedy), count in counts.items()
     ]

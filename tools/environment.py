@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -203,15 +204,10 @@ class Environment:
 
     def pin_torch(self) -> None:
         """Hold every torch and triton package where it is while the rest is installed."""
-        code = (
-            "import importlib.metadata as m\n"
-            "for d in m.distributions():\n"
-            "    n = (d.metadata['Name'] or '').lower()\n"
-            "    if n == 'torch' or n.startswith(('torch-', 'torch_')) or 'triton' in n:\n"
-            "        print(f'{n}=={d.version}')\n"
-        )
-        done = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
-        lines = sorted(set(done.stdout.splitlines()))
+        command = [self.python, "-m", "pip", "list", "--format=freeze"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        own = re.compile(r"torch([-_].*)?==|[^=]*triton", re.IGNORECASE)
+        lines = sorted(filter(own.match, done.stdout.splitlines()))
         self.constraints.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"  keeping {', '.join(lines)}", flush=True)
 

@@ -32,18 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return INTERRUPTED
     except AccelError as error:
-        if debug:
-            traceback.print_exc()
-        else:
-            _say(str(error))
-        return USAGE if isinstance(error, (InputError, UnknownDevice, AmbiguousDevice)) else FAILED
+        return _failed(error, str(error), error.remedy, arguments, debug)
     except Exception as error:  # noqa: BLE001 - the last resort: a line instead of a traceback
-        if debug:
-            traceback.print_exc()
-        else:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            _say(f"{what}\n  try:   run again with --debug: accel --debug {' '.join(arguments)}")
-        return FAILED
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = f"accel --debug {' '.join(arguments)}"
+        return _failed(error, f"{what}\n  try:   {remedy}", remedy, arguments, debug)
     return code
 
 
@@ -58,6 +51,22 @@ def _run(arguments: list[str]) -> int:
     from accel.cli.app import invoke
 
     return invoke(arguments)
+
+
+def _failed(error: Exception, text: str, remedy: str, arguments: list[str], debug: bool) -> int:
+    """Tell of an error on stderr, and on stdout as JSON where that was asked for; the exit code."""
+    if debug:
+        traceback.print_exc()
+    else:
+        _say(text)
+    if "--json" in arguments:
+        from accel.cli.app import takes_json
+        from accel.cli.output import print_json_error
+
+        if takes_json(arguments):
+            print_json_error(error, remedy)
+    usage = isinstance(error, (InputError, UnknownDevice, AmbiguousDevice))
+    return USAGE if usage else FAILED
 
 
 def _leading(arguments: Sequence[str]) -> list[str]:

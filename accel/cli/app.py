@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 import accel
-from accel.cli import USAGE, commands, conforming, creating, running
+from accel.cli import commands, conforming, creating, running
+from accel.errors import InputError
 from accel.loading import Plugins
 
 OWN: dict[str, Callable[..., int | None]] = {
@@ -30,24 +31,49 @@ _UsageError: Any = typer.BadParameter.__base__
 def invoke(arguments: list[str]) -> int:
     """Run one command line. AccelErrors and a command's own exceptions pass through."""
     arguments = arguments or ["--help"]
-    command = next((text for text in arguments if not text.startswith("-")), None)
-    app = build(command)
-    # A plugin's command may be meant, or the list of all of them is.
-    if command not in {*OWN, "run"} and (command or "--help" in arguments):
-        from accel.pipeline import loaded_plugins
-
-        for problem in add_plugin_commands(app, loaded_plugins()):
-            print(f"accel: {problem}", file=sys.stderr)
+    group = _group(arguments, lambda problem: print(f"accel: {problem}", file=sys.stderr))
     try:
-        result = typer.main.get_command(app).main(
-            args=arguments, prog_name="accel", standalone_mode=False
-        )
+        result = group.main(args=arguments, prog_name="accel", standalone_mode=False)
     except _UsageError as error:
-        return _usage(error)
+        raise _usage(error, arguments) from None
     except typer.Abort:
         raise KeyboardInterrupt from None
     # What a command returns is its exit code, if it is one.
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def takes_json(arguments: list[str]) -> bool:
+    """Whether `--json` in a command line is the option of accel's command, not another's."""
+    name = _command(arguments)
+    group = _group(arguments, lambda problem: None)
+    command = group.commands.get(name)
+    if command is None:
+        return False
+    option = next((each for each in command.params if "--json" in each.opts), None)
+    if option is None:
+        return False
+    rest = arguments[arguments.index(name) + 1 :] if name else []
+    if command.context_settings.get("allow_interspersed_args", True):
+        return "--json" in rest[: rest.index("--") if "--" in rest else None]
+    # what stands after the first argument is another command's
+    parsed = command.make_context(name, rest, resilient_parsing=True).params
+    return bool(parsed.get(option.name))
+
+
+def _command(arguments: list[str]) -> str | None:
+    return next((text for text in arguments if not text.startswith("-")), None)
+
+
+def _group(arguments: list[str], tell: Callable[[str], None]) -> Any:
+    """The application as a group, with the plugins' commands where one of them may be meant."""
+    command = _command(arguments)
+    app = build(command)
+    if command not in {*OWN, "run"} and (command or "--help" in arguments):
+        from accel.pipeline import loaded_plugins
+
+        for problem in add_plugin_commands(app, loaded_plugins()):
+            tell(problem)
+    return typer.main.get_command(app)
 
 
 def build(command: str | None = None) -> typer.Typer:
@@ -104,10 +130,10 @@ def add_plugin_commands(app: typer.Typer, known: Plugins) -> Iterable[str]:
         yield f"{note.subject} (from {note.origin}): {note.message}"
 
 
-def _usage(error: Any) -> int:
-    where = error.ctx.command_path if error.ctx else "accel"
-    print(f"accel: {error.format_message()}\n  try:   {where} --help", file=sys.stderr)
-    return USAGE
+def _usage(error: Any, arguments: list[str]) -> InputError:
+    name = _command(arguments)
+    where = error.ctx.command_path if error.ctx else f"accel {name}" if name in OWN else "accel"
+    return InputError(error.format_message(), remedy=f"{where} --help")
 
 
 def _version(wanted: bool) -> None:

@@ -95,15 +95,22 @@ def record(
         Path | None, typer.Option("--output", "-o", help="A file, instead of stdout.")
     ] = None,
     machine: options.OnMachine = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Record nothing: list the machines that are recorded.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
 ) -> None:
     """Record this machine as JSON: what detection asked and was answered, nothing private.
 
-    `accel explain --machine FILE` explains it anywhere.
+    `accel explain --machine FILE` explains it anywhere. A recording is JSON without --json.
     """
     import json
 
     from accel.recording import record as recorded
 
+    if listed:
+        _list_recorded(machine, output, as_json)
+        return
     with progress("recording"), quiet_log():
         document = recorded(pipeline.open_machine(machine), _ask_everything)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -148,6 +155,25 @@ def _planned(
     with progress("finding out what can be had"), quiet_log():
         host = pipeline.open_machine(machine)
         return pipeline.plan(device, machine=host, probe=probe and host.is_here, **wanted)
+
+
+def _list_recorded(machine: str | None, output: Path | None, as_json: bool) -> None:
+    """What `--machine` takes by name: the recordings of accel and of the installed plugins."""
+    from accel import testing
+
+    if machine is not None or output is not None:
+        raise InputError(
+            "--list records nothing",
+            found=f"--list with {'--output' if machine is None else '--machine'}",
+            remedy="accel record --list",
+        )
+    found = [testing.machine(name) for name in testing.machines()]
+    if as_json:
+        rows = [{"name": one.name, "kind": one.kind, "title": one.title} for one in found]
+        print_json({"schema": "accel-machines/1", "machines": rows})
+    else:
+        cells = [(one.name, one.kind, one.title) for one in found]
+        print(table(("machine", "kind", "title"), cells))
 
 
 def _ask_everything(machine: Machine) -> None:

@@ -160,6 +160,8 @@ def matrix(
         if not check:
             write_whole(path, pages[path])
         print(f"accel: {'not up to date' if check else 'wrote'}: {path}", file=sys.stderr)
+    if check and stale:
+        print("  try:   accel matrix, with the same options but --check", file=sys.stderr)
     return 1 if check and stale else 0
 
 

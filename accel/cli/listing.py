@@ -14,6 +14,7 @@ from accel.cli.output import print_json, progress, table
 from accel.errors import NoDevice
 
 if TYPE_CHECKING:
+    from accel.machine import Machine
     from accel.values import Device
 
 
@@ -43,7 +44,7 @@ def list_devices(machine: str | None, as_json: bool) -> None:
         listed = [device(each) for each in found]
         print_json({"schema": "accel-devices/1", "machine": host.name, "devices": listed})
     elif found:
-        print(_device_table(found))
+        print(_device_table(found, host))
     tell_failures()
     if not found:
         raise NoDevice(
@@ -53,7 +54,7 @@ def list_devices(machine: str | None, as_json: bool) -> None:
         )
 
 
-def _device_table(found: tuple[Device, ...]) -> str:
+def _device_table(found: tuple[Device, ...], host: Machine) -> str:
     from accel.reporting.content import memory_of, plain
 
     rows = [
@@ -72,7 +73,7 @@ def _device_table(found: tuple[Device, ...]) -> str:
     problems: dict[tuple[str, str], list[str]] = {}
     for each in found:
         if each.problem:
-            key = (plain(each.problem), plain(each.remedy or "accel doctor"))
+            key = (plain(each.problem), plain(each.remedy or f"accel doctor{host.option}"))
             problems.setdefault(key, []).append(each.torch_name)
     for (problem, remedy), names in problems.items():
         lines.append(f"\n{', '.join(names)}: {problem}\n  try:   {remedy}")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import sys
 import threading
 import time
@@ -20,9 +21,30 @@ PATIENCE = 2.0
 """Seconds without a word before a command says what it is doing."""
 
 
+class _Printed:
+    """Whether a document is on stdout already: a second one would make both unreadable."""
+
+    json = False
+
+
 def print_json(document: Any) -> None:
     """One document on stdout."""
+    _Printed.json = True
     print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_json_error(error: Exception, remedy: str) -> None:
+    """The error as the document, schema `accel-error/1`, where no other one was printed."""
+    if _Printed.json:
+        return
+    body = {
+        "error": type(error).__name__,
+        "wanted": getattr(error, "wanted", str(error)),
+        "found": getattr(error, "found", ""),
+        "remedy": remedy,
+        "reasons": list(getattr(error, "reasons", ())),
+    }
+    print_json({"schema": "accel-error/1", **body})
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -33,8 +55,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def colored(stream: Any) -> bool:
-    """Whether colours are welcome: a terminal, and NO_COLOR not set (no-color.org)."""
-    return bool(stream.isatty()) and not os.environ.get("NO_COLOR")
+    """Whether colours are welcome: a terminal that has them, and no NO_COLOR (no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return bool(stream.isatty()) and not plain
 
 
 class _Latest(logging.Handler):
@@ -90,18 +113,26 @@ def quiet_log() -> Iterator[None]:
 def write_whole(path: Path, text: str, *, option: str = "--output") -> None:
     """Write a file at once: readers find the old one or the whole new one. InputError if not.
 
-    `option` is what the user named the file by.
+    What is no file (a device, a pipe) is written to as it is, and a link is followed: neither is
+    replaced. `option` is what the user named the file by.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft: Path | None = None
     try:
+        if _is_special(path):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        target = Path(os.path.realpath(path))
+        draft = target.with_name(f".{target.name}.{os.getpid()}.part")
         with open(draft, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        os.replace(draft, target)
     except BaseException as error:
         with contextlib.suppress(OSError, ValueError):
-            draft.unlink()
+            if draft is not None:
+                draft.unlink()
         if not isinstance(error, (OSError, ValueError)):
             raise  # Ctrl-C in the middle of it
         raise InputError(
@@ -109,3 +140,11 @@ def write_whole(path: Path, text: str, *, option: str = "--output") -> None:
             found=getattr(error, "strerror", None) or str(error),
             remedy=f"{option} with a path in a folder that is there and yours",
         ) from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is no regular file; a folder is an error of open()'s."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False

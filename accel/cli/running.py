@@ -103,19 +103,35 @@ def _tell_children(device: str | None, strict: bool, wanted: dict[str, Any]) -> 
 
 def _check_script(script: str) -> None:
     path = Path(script)
-    if path.is_dir() and not (path / "__main__.py").is_file():
+    try:
+        inside = os.listdir(path) if script and path.is_dir() else None
+        if inside is not None and "__main__.py" not in inside:
+            raise InputError(
+                f"{script} cannot be run",
+                found="a folder without __main__.py",
+                remedy="accel run SCRIPT.py, or accel run -m PACKAGE",
+            )
+        if not script or not path.exists():
+            words = not script.endswith(".py") and all(map(str.isidentifier, script.split(".")))
+            module = words and _top_level(script)
+            remedy = f"accel run -m {script}" if module else "accel run PATH/TO/SCRIPT.py"
+            raise InputError(f"there is no script {script!r}", found="no such file", remedy=remedy)
+        if inside is None and path.is_file() and _is_binary(path):
+            raise InputError(
+                f"{script} is no Python script", found="a binary file", remedy=f"file {script}"
+            )
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{script} cannot be run",
-            found="a folder without __main__.py",
-            remedy="accel run SCRIPT.py, or accel run -m PACKAGE",
-        )
-    if not path.exists():
-        module = f"accel run -m {script}" if _top_level(script) else "accel run PATH/TO/SCRIPT.py"
-        raise InputError(f"there is no script {script}", found="no such file", remedy=module)
-    if not os.access(path, os.R_OK):
-        raise InputError(
-            f"{script} cannot be read", found="permission denied", remedy=f"chmod u+r {script}"
-        )
+            f"{script!r} cannot be read",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy=f"chmod u+r {script}" if os.path.exists(script) else f"ls -ld {script!r}",
+        ) from None
+
+
+def _is_binary(path: Path) -> bool:
+    """Neither text nor what Python runs besides: an archive, compiled code."""
+    with open(path, "rb") as file:
+        return b"\0" in file.read(4096) and path.suffix != ".pyc" and not zipfile.is_zipfile(path)
 
 
 def _check_module(name: str) -> None:

@@ -95,11 +95,16 @@ def _values(
         "torch": (here.version("torch") or "2.13.0").partition("+")[0],
         "python": platform.python_version(),
     }
-    for option, pattern in (("kind", _KIND), ("bridge", _DISTRIBUTION), ("pci", _PCI)):
+    for option, pattern, such_as in (
+        ("kind", _KIND, name),
+        ("bridge", _DISTRIBUTION, f"torch-{name}"),
+        ("pci", _PCI, "1da3"),
+    ):
         if not pattern.fullmatch(values[option]):
             raise InputError(
                 f"{values[option]!r} will not do for --{option}",
-                remedy=f"accel new-plugin {name} --{option} as in {pattern.pattern}",
+                found=f"it is not of the form {pattern.pattern}",
+                remedy=f"accel new-plugin {name} --{option} {such_as}",
             )
     return values
 
@@ -138,7 +143,9 @@ def _check_empty(folder: Path) -> None:
         there = sorted(set(os.listdir(folder)) - {".git"}) if folder.exists() else []
     except OSError as error:
         raise InputError(
-            f"{folder} is no folder", found=str(error.strerror), remedy="--into"
+            f"{folder} is no folder",
+            found=str(error.strerror),
+            remedy="accel new-plugin NAME --into FOLDER, for one that is empty or not there yet",
         ) from None
     if there:
         raise InputError(

@@ -118,7 +118,7 @@ def devices(patient: Patient) -> Iterable[Finding]:
     counted: dict[tuple[str, str, str, str], int] = {}
     for device in patient.devices:
         if device.problem is not None:
-            remedy = device.remedy or "accel explain"
+            remedy = device.remedy or f"accel explain{patient.machine.option}"
             key = (device.name, device.problem, remedy, device.owner)
             counted[key] = counted.get(key, 0) + 1
     for (name, problem, remedy, owner), count in counted.items():

@@ -30,11 +30,10 @@ from accel.probes.measuring import (
     numbers,
     there,
 )
-from accel.probes.quantised import bitsandbytes_linear, quant_linear_torch, torchao_linear
+from accel.probes.quantised import quant_linear_torch
 
 __all__ = [
     "attention_kernel",
-    "bitsandbytes_linear",
     "cast",
     "collective",
     "eager_attention",
@@ -43,7 +42,6 @@ __all__ = [
     "matmul",
     "quant_linear_torch",
     "sdpa",
-    "torchao_linear",
     "triton_jit",
 ]
 

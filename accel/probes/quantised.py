@@ -5,7 +5,6 @@ The weights are frozen, as under LoRA, so there is no gradient of theirs.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from accel.probes.measuring import (
@@ -16,7 +15,6 @@ from accel.probes.measuring import (
     error_of,
     inputs,
     line,
-    named,
     numbers,
 )
 
@@ -51,52 +49,15 @@ def quant_linear_torch(device: str, bits: int, group_size: int = 64, dtype: str 
     return line(f"{dtype} linear {IN}x{OUT} of {bits} bits, groups of {group_size}", error, ms)
 
 
-def bitsandbytes_linear(device: str, bits: int, dtype: str = "float16") -> str:
-    """A layer of bitsandbytes: NF4 for 4 bits, LLM.int8 for 8."""
-    import torch
-
-    bnb = importlib.import_module("bitsandbytes")
-    kind = dtype_of(dtype)
-    if bits == 4:
-        layer = bnb.nn.Linear4bit(IN, OUT, bias=False, compute_dtype=kind, quant_type="nf4")
-    elif bits == 8:
-        layer = bnb.nn.Linear8bitLt(IN, OUT, bias=False, has_fp16_weights=False, threshold=0.0)
-    else:
-        raise Refused(f"bitsandbytes has no layer of {bits} bits")
-    true = numbers((OUT, IN), torch.float32, 7) / IN**0.5
-    layer.weight.data.copy_(true)
-    layer = layer.to(kind).to(device).requires_grad_(False)
-    if bits == 4:
-        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    else:
-        layer(torch.zeros(1, IN, dtype=kind, device=device))  # its state is made by a first call
-        state = layer.state
-        weight = state.CB.float() * state.SCB.float()[:, None] / 127.0
-    return _frozen(f"bitsandbytes {dtype}", layer, weight, true, bits, kind, device)
-
-
-def torchao_linear(device: str, config: str, bits: int = 4, dtype: str = "bfloat16") -> str:
-    """A layer quantised by torchao's `config`, the name of a class in torchao.quantization."""
-    import torch
-
-    quantization = importlib.import_module("torchao.quantization")
-    kind = dtype_of(dtype)
-    true = numbers((OUT, IN), torch.float32, 7) / IN**0.5
-    layer = torch.nn.Linear(IN, OUT, bias=False)
-    layer.weight.data.copy_(true)
-    layer = layer.to(kind).to(device).requires_grad_(False)
-    quantization.quantize_(layer, named(f"torchao.quantization:{config}")())
-    if type(layer.weight.data) is torch.Tensor or not hasattr(layer.weight, "dequantize"):
-        raise Refused(f"{config} left the weight as it was")
-    return _frozen(
-        f"torchao {config} {dtype}", layer, layer.weight.dequantize(), true, bits, kind, device
-    )
-
-
-def _frozen(
+def frozen_linear(
     what: str, layer: Any, weight: Any, true: Any, bits: int, kind: Any, device: str
 ) -> str:
-    """Check the codes against the true weight, then the layer against what its codes mean."""
+    """For the probe of a library's quantised layer of IN inputs and OUT outputs: the line it gives.
+
+    Checks `weight`, what the layer's codes of `bits` bits mean, against the `true` one; then what
+    the layer computes in the torch dtype `kind`, and the gradient of its input, against `weight`.
+    Raises Refused where either is wrong.
+    """
     code = error_of("the quantised weight", weight, true.double(), CODE_ERROR[bits])
     exact = weight.detach().cpu().double()
     # eight bits quantise the activations too, which costs two digits

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import resource
 import secrets
 import selectors
 import signal
@@ -19,6 +21,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from accel.errors import AccelError
 
 SCRIPT = Path(__file__).with_name("child.py")
 LOOK_SECONDS = 0.25
@@ -80,28 +84,23 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._word = secrets.token_hex(8)
         self._killed = False
-        self._results = -1
+        self._stdin = self._stderr = self._results = -1
         self._unread = b""
         self._tail = b""
 
     def start(self, preload: Sequence[str], seconds: float) -> Outcome:
-        """Start it and have it import `preload`; passed when probes can be sent."""
-        self._results, answers = os.pipe()
+        """Start it and have it import `preload`; passed when probes can be sent.
+
+        Raises AccelError where no descriptor is left for it: that says nothing of any probe.
+        """
         try:
-            self._process = subprocess.Popen(
-                [*_interpreter(), str(SCRIPT), str(answers), self._word],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[answers],
-                start_new_session=True,
-                env=environment(),
-            )
+            self._launch()
         except OSError as error:
+            self.stop()
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise _no_descriptor_left(error) from None
             detail = f"no child process could be started: {error}"
             return Outcome(False, detail, transient=True, spent=True)
-        finally:
-            os.close(answers)
         for pipe in (self._stdin, self._stderr, self._results):
             os.set_blocking(pipe, False)
         header = {"path": [str(entry) for entry in sys.path], "preload": list(preload)}
@@ -110,6 +109,25 @@ class Child:
             return outcome
         what = f"the child process could not start: {outcome.detail}"
         return dataclasses.replace(outcome, detail=what, transient=True, spent=True)
+
+    def _launch(self) -> None:
+        # Popen's own pipes stay open in Python 3.11 and older where the second cannot be had
+        with contextlib.ExitStack() as theirs:
+            stdin, self._stdin = os.pipe()
+            theirs.callback(os.close, stdin)
+            self._stderr, stderr = os.pipe()
+            theirs.callback(os.close, stderr)
+            self._results, answers = os.pipe()
+            theirs.callback(os.close, answers)
+            self._process = subprocess.Popen(
+                [*_interpreter(), str(SCRIPT), str(answers), self._word],
+                stdin=stdin,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=[answers],
+                start_new_session=True,
+                env=environment(),
+            )
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> Outcome:
         """Send `request` and wait at most `seconds` for what becomes of it."""
@@ -128,31 +146,15 @@ class Child:
     def stop(self) -> None:
         """End it and all its group, and close what is open. No harm in calling it twice."""
         self._kill()
-        if self._process is not None:
-            for pipe in (self._process.stdin, self._process.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):  # unsent bytes to a process that is gone
-                        pipe.close()
-        if self._results >= 0:
-            os.close(self._results)
-            self._results = -1
-
-    @property
-    def _stdin(self) -> int:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        return self._process.stdin.fileno()
-
-    @property
-    def _stderr(self) -> int:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        return self._process.stderr.fileno()
+        for name in ("_stdin", "_stderr", "_results"):
+            if getattr(self, name) >= 0:
+                os.close(getattr(self, name))
+                setattr(self, name, -1)
 
     def _converse(self, data: bytes, deadline: float) -> dict[str, Any] | None:
         """Send `data`, gather what comes; None when the child has ended or time is up."""
         assert self._process is not None
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self._results, selectors.EVENT_READ)
             selector.register(self._stderr, selectors.EVENT_READ)
             selector.register(self._stdin, selectors.EVENT_WRITE)
@@ -253,6 +255,23 @@ class Child:
 
 def _is_ready(pipe: int) -> bool:
     """Whether `pipe` can be read at once."""
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         return bool(selector.select(0))
+
+
+def _no_descriptor_left(error: OSError) -> AccelError:
+    most, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = max(4 * most, 4096)
+    found = f"{error.strerror}: all {most} that it may have are open"
+    if error.errno == errno.ENFILE:
+        found, remedy = str(error.strerror), "sudo sysctl -w fs.file-max=1000000"
+    elif allowed == resource.RLIM_INFINITY or allowed > most:
+        remedy = f"ulimit -n {more if allowed == resource.RLIM_INFINITY else min(more, allowed)}"
+    else:
+        remedy = f"ls -l /proc/{os.getpid()}/fd"
+    return AccelError(
+        "a child process for probes needs pipes, and this process has no file descriptor left",
+        found=found,
+        remedy=remedy,
+    )

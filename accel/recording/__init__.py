@@ -57,6 +57,7 @@ class RecordedMachine(Machine):
     def __init__(self, document: Mapping[str, Any], name: str) -> None:
         """`document` must be valid: `parse` is the way to get one of these."""
         self.name = name
+        self.option = _option(name)
         self.title: str = document.get("title", name)
         self.kind: str = document.get("kind", "reading")
         self.sources: Mapping[str, str] = MappingProxyType(dict(document.get("sources", EMPTY)))
@@ -146,6 +147,7 @@ class Recorder(Machine):
 
     def __init__(self, machine: Machine) -> None:
         self.name = machine.name
+        self.option = machine.option
         self.is_here = machine.is_here
         self._machine = machine
         self._kept: dict[str, dict[str, Any]] = {
@@ -256,9 +258,17 @@ def load(path: str | Path) -> RecordedMachine:
         raise InputError(
             f"the machine file {origin} cannot be read",
             found=getattr(error, "strerror", None) or str(error),
-            remedy="accel record --output FILE makes one; accel explain --machine FILE reads it",
+            remedy="accel record --output FILE",
         ) from None
-    return parse_text(raw, origin)
+    found = parse_text(raw, origin)
+    found.option = _option(origin)
+    return found
+
+
+def _option(spec: str) -> str:
+    import shlex
+
+    return f" --machine {shlex.quote(spec)}"
 
 
 def parse_text(raw: bytes, origin: str) -> RecordedMachine:

@@ -8,13 +8,12 @@ is its name. Boxes that hold several vendors' cards are in `accel/testing/machin
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
-from accel.errors import InputError
+from accel.errors import InputError, did_you_mean
 from accel.recording import RecordedMachine, load
 from accel.testing.simulation import simulated
 
@@ -57,13 +56,13 @@ def machine(name: str | Path) -> RecordedMachine:
         return load(name)
     known = machine_files()
     if text in known:
-        return load(known[text])
-    near = difflib.get_close_matches(text.lower(), known, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
+        found = load(known[text])
+        found.option = f" --machine {text}"
+        return found
     raise InputError(
-        f"no recorded machine is called {text!r}",
-        found=f"{len(known)} recorded machines: {', '.join(known) or 'none'}",
-        remedy=f"{meant}a name from the list, or the path of a file made by accel record",
+        f"no recorded machine is called {text!r}{did_you_mean(text, known)}",
+        found=f"{len(known)} recorded machines of other names",
+        remedy="accel record --list",
     )
 
 

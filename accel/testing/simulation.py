@@ -24,11 +24,11 @@ def simulated(
     way out the device is gone again, and a tensor that is left on it can only be freed.
 
     Enter it before this process's first `backward()`: torch's autograd counts the devices then, and
-    ends with INTERNAL ASSERT FAILED on one that came later.
+    ends with INTERNAL ASSERT FAILED on one that came later. So that is an AccelError here.
 
     Raises InputError for a name that is none (with the names that are near) and AccelError where
-    the device cannot be built, or where another device of a torch type that a process can have only
-    once was simulated in this process before.
+    the device cannot be built, where the first `backward()` saw fewer devices, or where another
+    device of a torch type that a process can have only once was simulated in this process before.
     """
     from accel.pipeline import loaded_plugins
     from accel.simulating import provider

@@ -208,7 +208,17 @@ def _config_of(folder: Path) -> dict[str, Any]:
             remedy="accel quantize FOLDER, one that save_pretrained() wrote",
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read", found=str(error)) from None
+        raise InputError(
+            f"{path} cannot be read",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="accel quantize FOLDER, one that save_pretrained() wrote",
+        ) from None
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{path} is no model's configuration",
+            found=f"a {type(config).__name__} where a mapping is expected",
+            remedy="accel quantize FOLDER, one that save_pretrained() wrote",
+        )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "some way")
         raise InputError(

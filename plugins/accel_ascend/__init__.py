@@ -54,6 +54,10 @@ def accel_detect(machine: Machine) -> Iterable[Device]:
     facts = load_facts(OWN)
     found = _chips(machine, cards, nodes, facts)
     logical_ids, hidden = shown(machine, VISIBLE, len(found))
+    if hidden is not None:
+        from accel_ascend.doctoring import hidden_by_ids
+
+        hidden = hidden_by_ids(machine, nodes) or hidden
     problem = hidden or _problem(machine, cards)
     toolkit, _ = _toolkit(machine)
     driver = _driver(machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from accel.detecting import bridge_problem
+from accel.detecting import Problem, bridge_problem
 from accel.machine import Machine
 from accel.troubles import Finding, Trouble, load_troubles
 from accel.values import Device
@@ -21,7 +21,7 @@ def examine(machine: Machine, devices: Sequence[Device], nodes: Sequence[int]) -
     if not npus and not nodes:
         yield from _bridge_alone(machine)
         return
-    yield from _ids(machine, nodes)
+    yield from _ids(machine, npus, nodes)
     yield from _variable(machine, npus)
     yield from _triton(machine)
 
@@ -42,25 +42,46 @@ def _bridge_alone(machine: Machine) -> Iterable[Finding]:
     )
 
 
-def _ids(machine: Machine, nodes: Sequence[int]) -> Iterable[Finding]:
-    """A list that names the host's numbers: none that is out of range here would be by chance."""
-    setting = machine.env(VISIBLE)
-    if not setting or not nodes:
-        return
-    entries = [entry.strip() for entry in setting.split(",")]
-    numbers = [int(entry) for entry in entries if entry.isascii() and entry.isdecimal()]
-    if len(numbers) != len(entries) or all(number < len(nodes) for number in numbers):
-        return
+def physical_ids(machine: Machine, nodes: Sequence[int]) -> Problem | None:
+    """What is wrong with a list that names the host's numbers, and the list that was meant.
+
+    None where every number is one of this container's: what is in range may be meant so.
+    """
+    numbers = _numbers(machine)
+    if not nodes or all(number < len(nodes) for number in numbers):
+        return None
     logical = {physical: place for place, physical in enumerate(nodes)}
     meant = [logical.get(number) for number in numbers]
     known = [str(place) for place in meant if place is not None]
     whole = len(known) == len(meant)
-    yield _trouble("device-ids").found(
-        f"{VISIBLE}={setting}",
+    return Problem(
         f"there are {len(nodes)} NPUs here, 0 to {len(nodes) - 1}; their nodes are "
         + ", ".join(f"/dev/davinci{number}" for number in nodes),
         f"export {VISIBLE}={','.join(known)}" if whole else f"unset {VISIBLE}",
     )
+
+
+def hidden_by_ids(machine: Machine, nodes: Sequence[int]) -> Problem | None:
+    """Why every NPU is hidden, where it is because the list begins with a number of the host's."""
+    ids, first = physical_ids(machine, nodes), _numbers(machine)[:1]
+    if ids is None or first[0] < len(nodes) or first[0] not in nodes:
+        return None
+    return Problem(f"hidden by {VISIBLE}={machine.env(VISIBLE)!r}: {ids.problem}", ids.remedy)
+
+
+def _numbers(machine: Machine) -> list[int]:
+    """The list of visible devices; empty where anything in it is no number that a device has."""
+    entries = [entry.strip() for entry in (machine.env(VISIBLE) or "").split(",")]
+    numbers = [e for e in entries if e.isascii() and e.isdecimal() and len(e) < 10]
+    return [int(number) for number in numbers] if len(numbers) == len(entries) else []
+
+
+def _ids(machine: Machine, npus: Sequence[Device], nodes: Sequence[int]) -> Iterable[Finding]:
+    """A list that ends early, at a number of the host's; one that shows no NPU is their problem."""
+    ids = physical_ids(machine, nodes)
+    if ids is not None and not any(VISIBLE in (npu.problem or "") for npu in npus):
+        setting = f"{VISIBLE}={machine.env(VISIBLE)}"
+        yield _trouble("device-ids").found(setting, ids.problem, ids.remedy)
 
 
 def _variable(machine: Machine, npus: Sequence[Device]) -> Iterable[Finding]:

@@ -42,7 +42,7 @@ def accel_detect(machine: Machine) -> Iterable[Device]:
     yield Device(
         # not its maker: `device="amd"` must never come to mean a processor beside AMD's GPU
         vendor="cpu",
-        name=model or arch,
+        name=model or (arch if machine.platform().arch else "unknown processor"),
         kind="cpu",
         arch=arch,
         family=known.family if known else machine.platform().arch,
@@ -72,7 +72,7 @@ def architecture(machine: Machine) -> str:
         return next((name for name, needed in _X86 if needed <= flags), arch)
     if arch == "aarch64" and "bf16" in flags:
         return "aarch64_bf16"
-    return arch
+    return arch or "unknown"
 
 
 def _known(facts: Facts, arch: str) -> ArchFacts:

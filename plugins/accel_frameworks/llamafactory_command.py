@@ -16,11 +16,12 @@ from typing import Any
 
 import typer
 
-from accel.errors import AccelError, InputError
+from accel.errors import AccelError, InputError, did_you_mean
 
 CONFIGURED = ("train", "export", "chat", "api", "webchat")
 """Its commands that take a YAML or JSON file, or options."""
 
+OTHERS = ("webui", "env", "version", "help", "eval")
 FILES = (".yaml", ".yml", ".json")
 MODEL = "model_name_or_path"
 DEEPSPEED = "deepspeed"
@@ -68,7 +69,15 @@ def check(arguments: Sequence[str]) -> None:
             found=f"no module llamafactory in {sys.prefix}",
             remedy="pip install 'accel-hal[llamafactory]'",
         )
+    if arguments:
+        _check_command(arguments[0])
     _hint_versions()
+    if arguments[:1] != ["webchat"] and len(arguments) == 1 and arguments[0] in CONFIGURED:
+        raise InputError(
+            f"{arguments[0]} needs a configuration file, or options",
+            found="nothing after it",
+            remedy=f"accel llamafactory {arguments[0]} FILE.yaml",
+        )
     if len(arguments) < 2 or arguments[0] not in CONFIGURED:
         return
     first = arguments[1]
@@ -82,6 +91,23 @@ def check(arguments: Sequence[str]) -> None:
     options, origin = _options(arguments), "the command line" if given else first
     _check_model(options, origin)
     _check_deepspeed(options, origin)
+
+
+def _check_command(name: str) -> None:
+    """LLaMA-Factory itself ends with 0 on a command that it does not know."""
+    known = (*CONFIGURED, *OTHERS)
+    spec = importlib.util.find_spec("llamafactory")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [Path(folder, file) for folder in folders for file in ("launcher.py", "cli.py")]
+    # a version may have commands that are not listed here
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    if name in known or any(f'"{name}"' in text for text in texts):
+        return
+    raise InputError(
+        f"LLaMA-Factory has no command {name!r}{did_you_mean(name, known)}",
+        found=f"accel llamafactory {name}",
+        remedy="accel llamafactory help",
+    )
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:

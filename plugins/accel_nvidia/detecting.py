@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 PRIORITY = 100
 CONTROL_NODE = "/dev/nvidiactl"
+_LOG = "sudo dmesg | grep NVRM"
 _HIDDEN = Problem(
     "hidden by CUDA_VISIBLE_DEVICES, which names no GPU that is here",
     "unset CUDA_VISIBLE_DEVICES",
@@ -86,7 +87,9 @@ def _from_nvml(machine: Machine, answer: Mapping[str, Any]) -> Iterator[Device]:
     visible = machine.env("CUDA_VISIBLE_DEVICES")
     units = seen(gpus, order, visible, named)
     for index, unit in enumerate(units):
-        yield _device(machine, answer, gpus[unit[0]], unit, index, certain)
+        device = _device(machine, answer, gpus[unit[0]], unit, index, certain)
+        lost = _without_instances(gpus[unit[0]]) if unit[1] is None else None
+        yield replaced(device, **lost._asdict()) if lost else device
     if not units:
         for index, number in enumerate(order):
             hidden = _device(machine, answer, gpus[number], (number, None), index, certain)
@@ -102,15 +105,25 @@ def _from_nvml(machine: Machine, answer: Mapping[str, Any]) -> Iterator[Device]:
             driver=answer["driver"],
             priority=PRIORITY,
             problem=f"GPU {gpu['index']} does not answer its driver: {gpu['error']}",
-            remedy="sudo dmesg | grep NVRM",
+            remedy=_LOG,
             attributes={"physical_index": gpu["index"]},
         )
 
 
 def _hidden(gpu: Mapping[str, Any]) -> Problem:
-    if gpu["mig"] and not gpu["instances"]:
-        return Problem("in MIG mode without an instance", "sudo nvidia-smi mig -cgi 0 -C")
-    return _HIDDEN
+    untold = "; ".join(gpu.get("untold", ()))
+    also = f" (NVML failed to tell of it: {untold})" if untold else ""
+    return _without_instances(gpu) or Problem(f"{_HIDDEN.problem}{also}", _HIDDEN.remedy)
+
+
+def _without_instances(gpu: Mapping[str, Any]) -> Problem | None:
+    """Why a GPU in MIG mode is none that CUDA could use, or that accel knows of."""
+    if not gpu["mig"] or gpu["instances"]:
+        return None
+    if gpu.get("untold"):
+        lines = "; ".join(gpu["untold"])
+        return Problem(f"in MIG mode, and NVML fails to tell its instances: {lines}", _LOG)
+    return Problem("in MIG mode without an instance", "sudo nvidia-smi mig -cgi 0 -C")
 
 
 def _device(
@@ -140,7 +153,7 @@ def _device(
         }
     return Device(
         vendor="nvidia",
-        name=gpu["name"] if instance is None else f"{gpu['name']} MIG {instance['profile']}",
+        name=gpu["name"] if instance is None else f"{gpu['name']} MIG {instance['profile'] or '?'}",
         kind="cuda",
         arch=arch,
         index=index,
@@ -164,6 +177,8 @@ def _attributes(
         "mig": gpu["mig"],
         **_of_arch(arch),
     }
+    if gpu.get("untold"):
+        attributes["untold"] = list(gpu["untold"])
     if unified:
         attributes["integrated"] = True
         attributes["memory_is"] = "the host's: MemTotal is the size, MemAvailable is what is free"
@@ -226,7 +241,7 @@ def _why_mute(machine: Machine, card: Pci, answer: Answer) -> Problem:
             "start the container with --gpus all; outside of one: sudo nvidia-modprobe -u -c=0",
         )
     if answer.ok:
-        return Problem("the driver lists no GPU", "sudo dmesg | grep NVRM")
+        return Problem("the driver lists no GPU", _LOG)
     return Problem(f"NVML does not answer: {answer.error}", "nvidia-smi")
 
 

@@ -26,10 +26,24 @@ def examine(machine: Machine, devices: Sequence[Device]) -> Iterator[Finding]:
             yield from rule(machine, first)
     for rule in (_unified, _container, _bitsandbytes):
         yield from rule(machine, devices[0])
+    yield from _untold(devices)
 
 
 def _trouble(name: str) -> Trouble:
     return load_troubles(PACKAGE)[f"nvidia-{name}"]
+
+
+def _untold(devices: Sequence[Device]) -> Iterable[Finding]:
+    """GPUs of which NVML failed to say something that they can be used without."""
+    for device in devices:
+        untold = device.attributes.get("untold")
+        if untold and device.usable:
+            number = device.attributes["physical_index"]
+            yield _trouble("nvml-in-part").found(
+                f"GPU {number}, {device.name}",
+                f"NVML failed to tell of it: {'; '.join(untold)}",
+                f"nvidia-smi -q -i {number}",
+            )
 
 
 def _ptxas(machine: Machine, device: Device) -> Iterable[Finding]:

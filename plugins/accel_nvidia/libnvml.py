@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NVML_CLOCK_SM = 1
-_NOT_SUPPORTED, _LIBRARY_NOT_FOUND, _FUNCTION_NOT_FOUND = 3, 12, 13
+_LIBRARY_NOT_FOUND, _FUNCTION_NOT_FOUND = 12, 13
 _TEXT = 96
 """Bytes of the longest text that NVML gives: its buffers are of 80, 96 or, for names, 96."""
 
@@ -32,6 +32,21 @@ class NVMLError(Exception):
 
 class NVMLError_NotSupported(NVMLError):  # noqa: N801 - the name that the official bindings have
     """The device has no such thing."""
+
+
+class NVMLError_NoPermission(NVMLError):  # noqa: N801
+    """It is not told to this user, or not in this container."""
+
+
+class NVMLError_NotFound(NVMLError):  # noqa: N801
+    """There is none of that number."""
+
+
+class NVMLError_FunctionNotFound(NVMLError):  # noqa: N801
+    """The driver's library is older than the function."""
+
+
+_KINDS = {3: NVMLError_NotSupported, 4: NVMLError_NoPermission, 6: NVMLError_NotFound}
 
 
 class _PciInfo(ctypes.Structure):
@@ -80,11 +95,12 @@ def _call(name: str, *arguments: Any) -> None:
     try:
         function = getattr(_library(), name)
     except AttributeError:
-        raise NVMLError(_FUNCTION_NOT_FOUND, f"Function Not Found: {name}") from None
+        raise NVMLError_FunctionNotFound(
+            _FUNCTION_NOT_FOUND, f"Function Not Found: {name}"
+        ) from None
     code = function(*arguments)
     if code:
-        kind = NVMLError_NotSupported if code == _NOT_SUPPORTED else NVMLError
-        raise kind(code, _words(code))
+        raise _KINDS.get(code, NVMLError)(code, _words(code))
 
 
 def _words(code: int) -> str:

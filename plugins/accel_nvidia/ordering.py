@@ -40,7 +40,8 @@ def seen(
     `setting` is `CUDA_VISIBLE_DEVICES`, whose numbers count in `order`, and `named` says what its
     UUIDs are. An invalid entry ends the list. Where a MIG instance is seen, it is seen alone: CUDA
     enumerates one instance a process, and no whole GPU beside it (MIG User Guide, Device
-    Enumeration). A GPU in MIG mode stands for its first instance, and without one for nothing.
+    Enumeration). A GPU in MIG mode stands for its first instance, and without one for nothing, or
+    for itself where it may have some and NVML failed to tell.
     """
     whole: list[Unit] = [(index, None) for index in order]
     sliced: list[Unit] = [
@@ -85,7 +86,9 @@ def _first_instance(gpus: Sequence[Mapping[str, Any]], unit: Unit) -> Unit | Non
     gpu = gpus[unit[0]]
     if unit[1] is not None or not gpu.get("mig"):
         return unit
-    return (unit[0], 0) if gpu.get("instances") else None
+    if gpu.get("instances"):
+        return unit[0], 0
+    return unit if gpu.get("untold") else None
 
 
 def _leading(entry: str) -> int | None:

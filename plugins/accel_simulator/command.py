@@ -50,7 +50,7 @@ def simulate(
     from accel_simulator import faults
     from accel_simulator.naming import parse_spec
 
-    if not machine:
+    if not machine and not command:
         return _list(as_json)
     chosen = parse_spec(machine)
     wrong = faults.parse(fault)
@@ -65,14 +65,13 @@ def simulate(
 
 def _list(as_json: bool) -> int:
     """The machines that can be simulated."""
-    import json
-
     from accel import testing
+    from accel.cli.output import print_json
     from accel_simulator.cards import simulatable
 
     names = [name for name in testing.machines() if simulatable(testing.machine(name))]
     if as_json:
-        print(json.dumps([{"name": n, "title": testing.machine(n).title} for n in names], indent=2))
+        print_json([{"name": n, "title": testing.machine(n).title} for n in names])
         return 0
     width = max(map(len, names))
     for name in names:
@@ -82,8 +81,7 @@ def _list(as_json: bool) -> int:
 
 def _show(spec: str, as_json: bool) -> int:
     """The devices that torch would see there."""
-    import json
-
+    from accel.cli.output import print_json
     from accel.errors import AccelError
     from accel.machine import ThisMachine
     from accel.values import as_json as plain
@@ -94,7 +92,7 @@ def _show(spec: str, as_json: bool) -> int:
     machine = SimulatedMachine.of(parse_spec(spec), ThisMachine())
     cards = cards_of(machine)
     if as_json:
-        print(json.dumps([plain(device) for card in cards for device in card.devices], indent=2))
+        print_json([plain(device) for card in cards for device in card.devices])
         return 0
     if not cards:
         raise AccelError(
@@ -115,7 +113,9 @@ def _found(command: list[str]) -> list[str]:
     if command[0] == "--":
         command = command[1:]
     if not command:
-        raise InputError("there is no command after --", remedy="-- python train.py")
+        raise InputError(
+            "there is no command after --", remedy="accel simulate MACHINE -- python train.py"
+        )
     program = command[0]
     if program == "accel":
         return [sys.executable, "-m", "accel", *command[1:]]
@@ -124,14 +124,19 @@ def _found(command: list[str]) -> list[str]:
     beside = os.path.join(os.path.dirname(sys.executable), program)
     path = beside if os.access(beside, os.X_OK) else shutil.which(program)
     if path is None:
-        raise InputError(
-            f"there is no command {program!r}",
-            found="nothing of that name beside this Python, or on PATH",
-            remedy=f"accel simulate MACHINE -- python {program}"
-            if program.endswith(".py")
-            else f"pip install {program}",
-        )
+        raise _no_command(program)
     return [path, *command[1:]]
+
+
+def _no_command(program: str) -> InputError:
+    found = "nothing of that name beside this Python, or on PATH"
+    remedy = f"pip install {program}"
+    if program.endswith(".py"):
+        remedy = f"accel simulate MACHINE -- python {program}"
+    elif os.sep in program or not program:
+        found = "nothing there that can be run"
+        remedy = f"ls -ld {program!r}"
+    return InputError(f"there is no command {program!r}", found=found, remedy=remedy)
 
 
 def _prepared(chosen: Chosen) -> list[str]:

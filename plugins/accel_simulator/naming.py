@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 
 from accel import testing
-from accel.errors import InputError
+from accel.errors import InputError, did_you_mean
 
 NICKNAMES = {"gb10": "dgx-spark", "spark": "dgx-spark"}
 """Cards that are better known than the machines they come in."""
@@ -37,7 +36,7 @@ def parse_spec(text: str) -> Chosen:
         raise InputError(
             f"{text!r} does not say how many devices",
             found=f"{number!r} after the colon",
-            remedy=f"{name}:2",
+            remedy=f"accel simulate {name}:1",
         )
     return choose(name, int(number))
 
@@ -65,12 +64,10 @@ def choose(name: str, count: int | None) -> Chosen:
             remedy=f"accel simulate {matches[0]} -- COMMAND",
         )
     words = sorted({*known, *(short for each in known for short in _shorts(each)), *NICKNAMES})
-    near = difflib.get_close_matches(text, words, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise InputError(
-        f"no machine to simulate is called {name!r}",
-        found=f"{len(known)} recorded machines: {', '.join(known)}",
-        remedy=f"{meant}a name from the list, or the end of one (mlu590)",
+        f"no machine to simulate is called {name!r}{did_you_mean(text, words)}",
+        found=f"{len(known)} recorded machines of other names",
+        remedy="accel simulate",
     )
 
 

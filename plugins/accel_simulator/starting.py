@@ -17,6 +17,7 @@ from accel_simulator.changes import Changes
 from accel_simulator.machine import SimulatedMachine
 from accel_simulator.standins import folders
 
+BUILT_IN = ("cuda", "xpu")
 SPEED = "accel: {title}: simulated, computed on this machine's processor; speed is not simulated"
 
 
@@ -32,6 +33,8 @@ class State:
 _state: State | None = None
 _own_kind: str | None = None
 """The one torch type of its own that this process has simulated: torch takes one name for good."""
+_built_in_kind: str | None = None
+"""The same of the types that torch itself has a module for: it refuses to have two of them."""
 
 
 def state() -> State | None:
@@ -56,6 +59,7 @@ def start(machine: SimulatedMachine, progress: Callable[[str], None] = lambda li
     try:
         if cards:
             extension = building.load(progress)
+            _check_autograd(cards, extension, machine)
             for card in cards:
                 _start(card, extension, changes, machine)
             _path(cards, changes)
@@ -77,7 +81,9 @@ def stop() -> None:
 def _start(card: Card, extension: Any, changes: Changes, machine: SimulatedMachine) -> None:
     import torch
 
-    if card.kind not in ("cuda", "xpu"):
+    if card.kind in BUILT_IN:
+        _take_place(card.kind)
+    else:
         _take_name(card.kind)
     extension.open(
         card.kind,
@@ -123,6 +129,37 @@ def _modules(card: Card, extension: Any, changes: Changes) -> None:
         from accel_simulator import own
 
         own.install(card, extension, changes)
+
+
+def _check_autograd(cards: tuple[Card, ...], extension: Any, machine: SimulatedMachine) -> None:
+    """Raise AccelError where a backward() on these devices would end in an assertion of torch's."""
+    counted: int | None = extension.devices_of_autograd()
+    wanted = max(len(card.devices) for card in cards)
+    if counted is not None and counted < wanted:
+        spec = machine.chosen.spec
+        raise AccelError(
+            f"{spec} cannot be simulated in this process any more",
+            found=f"torch's autograd saw {counted} devices at this process's first backward(), and "
+            f"serves no other; {wanted} are wanted, before it",
+            remedy=f"accel simulate {spec} -- COMMAND",
+        )
+
+
+def _take_place(kind: str) -> None:
+    """torch takes one accelerator that it has a module for: `Cannot have both XPU and cuda`.
+
+    One with a name of its own is its accelerator for good: a backward() elsewhere would ask that.
+    """
+    global _built_in_kind
+    if _built_in_kind in (None, kind) and _own_kind is None:
+        _built_in_kind = kind
+        return
+    before = _built_in_kind if _own_kind is None else _own_kind
+    raise AccelError(
+        f"{kind} cannot be simulated in this process",
+        found=f"{before} was, and torch cannot have both",
+        remedy="simulate it in a process of its own",
+    )
 
 
 def _take_name(kind: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import accel
@@ -37,10 +38,10 @@ MACHINES = testing.machines()
 KEPT = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG", "SYSTEMROOT")
 
 
-def foreign_words(folder: Path) -> Iterator[str]:
+def foreign_words(folder: Path, foreign: re.Pattern[str] = FOREIGN) -> Iterator[str]:
     for file in sorted(folder.rglob("*.py")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for word in FOREIGN.findall(line):
+            for word in foreign.findall(line):
                 yield f"{file.relative_to(folder)}:{number}: {word}"
 
 
@@ -75,6 +76,19 @@ def test_law_1_the_test_above_can_fail(tmp_path: Path) -> None:
         "import torch\ntorch.cuda.init()\nNPU_NODES = 3\ncompute = 1\n"
     )
     assert list(foreign_words(tmp_path)) == ["bad.py:2: cuda", "bad.py:3: NPU"]
+
+
+def test_law_1_the_mechanism_names_no_library_that_plugins_know() -> None:
+    """Those that an implementation requires or a patch is for, on any recorded machine."""
+    plans = [accel.plan(machine=name) for name in MACHINES]
+    requirements = {r for p in plans for d in p.decisions for r in d.impl.requires}
+    known = {Requirement(text).name for text in requirements}
+    known |= {patch.distribution for plan in plans for patch in plan.patches if patch.distribution}
+    known -= {"torch", "triton", "kernels"}  # torch, its compiler, and what is a word too
+    assert {"bitsandbytes", "torchao", "flash-attn", "accelerate"} <= known
+    names = "|".join(re.escape(name).replace(r"\-", "[-_.]") for name in sorted(known))
+    foreign = re.compile(rf"(?<![a-z])({names})(?![a-z])", re.IGNORECASE)
+    assert list(foreign_words(HOUSE, foreign)) == []
 
 
 def test_law_1_the_mechanism_never_imports_a_plugin() -> None:
@@ -236,6 +250,25 @@ def test_law_6_a_better_device_is_never_passed_over_in_silence(name: str) -> Non
         assert any(device.name in note.message and note.remedy for note in said), device
 
 
+def test_law_6_every_error_that_is_the_users_to_mend_says_what_to_try() -> None:
+    users = {"AccelError", "InputError", "NoDevice", "UnknownDevice", "AmbiguousDevice"}
+    folders = (HOUSE, PLUGIN_ROOT, HOUSE.parent / "kernels")
+    calls = [
+        (file, node)
+        for folder in folders
+        for file in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in users
+    ]
+    assert len(calls) > 80
+    silent = [
+        f"{file}:{node.lineno}"
+        for file, node in calls
+        if not {"remedy", None} & {keyword.arg for keyword in node.keywords}
+    ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_law_8_architectures_are_the_vendors_own_words(name: str) -> None:
     for device in accel.devices(machine=name):
@@ -251,3 +284,12 @@ def test_law_8_the_mechanism_never_takes_an_architecture_for_a_number() -> None:
         if re.search(r"(int|float|Version)\([^)]*\barch\b|\barch\b\s*[<>]=?", line)
     ]
     assert guilty == []
+
+
+def test_files_are_under_400_lines() -> None:
+    """No law, and in CONTRIBUTING.md all the same."""
+    folders = ("accel", "plugins", "kernels", "tests", "tools", "benchmarks")
+    files = [file for folder in folders for file in (HOUSE.parent / folder).rglob("*.py")]
+    assert len(files) > 300
+    lengths = {file: file.read_bytes().count(b"\n") for file in files}
+    assert [str(file) for file, length in lengths.items() if length >= 400] == []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +247,44 @@ def test_no_process_to_be_had_is_a_result(tmp_path: Path, monkeypatch: pytest.Mo
     (result,) = QuickProber(DEVICE, ThisMachine(), cache_dir=tmp_path)([impl("a", "well")]).values()
     assert not result.passed
     assert result.detail.startswith("no child process could be started: ")
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Within it this process can open so many files more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + count + 1, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(held[0]))
+        for _ in range(count):
+            os.close(held.pop())
+        yield
+    finally:
+        for file in held:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("left", range(10))
+def test_no_descriptor_left_is_an_error_for_people_and_leaks_none(left: int) -> None:
+    child, refused = process.Child(), ""
+    open_files = set(os.listdir("/dev/fd"))
+    with descriptors_left(left):
+        try:
+            assert child.start((), 60.0).passed
+        except AccelError as error:
+            refused = str(error)
+        finally:
+            child.stop()
+    assert set(os.listdir("/dev/fd")) == open_files
+    assert bool(refused) is (left < 9)  # four pipes, one of them Popen's, and /dev/null
+    if refused:
+        assert "has no file descriptor left" in refused
+        assert "  found: Too many open files: all " in refused
+        assert re.search(r"  try:   (ulimit -n \d+|ls -l /proc/\d+/fd)$", refused)
 
 
 def test_an_interrupt_here_leaves_no_child(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from typing import Any
 
 import pytest
@@ -54,21 +52,6 @@ def test_packing_keeps_every_code(bits: int) -> None:
     assert torch.equal(quantised._unpack(words, bits, 64, zeros, scales), codes.double())
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
-)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_bitsandbytes_linear(bits: int) -> None:
-    _measured(probes.bitsandbytes_linear("cpu", bits, "bfloat16"))
-    with pytest.raises(Refused, match="no layer of 3 bits"):
-        probes.bitsandbytes_linear("cpu", 3)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not installed")
-def test_torchao_linear() -> None:
-    _measured(probes.torchao_linear("cpu", "Int8WeightOnlyConfig", bits=8))
-
-
 class FakeLayer(torch.nn.Module):  # type: ignore[misc,name-defined]
     """A quantised layer as a library might have it; `flaw` scales what it computes."""
 
@@ -84,22 +67,9 @@ class FakeLayer(torch.nn.Module):  # type: ignore[misc,name-defined]
 def test_a_frozen_layer_is_held_to_its_codes_and_its_codes_to_the_weights() -> None:
     true = measuring.numbers((quantised.OUT, quantised.IN), torch.float32, 7)
     good = true * 1.001
-    said = quantised._frozen("fake", FakeLayer(good), good, true, 4, torch.float32, "cpu")
+    said = quantised.frozen_linear("fake", FakeLayer(good), good, true, 4, torch.float32, "cpu")
     assert said.startswith("fake linear 256x128, weights within 1.0e-03, forward+backward")
     with pytest.raises(Refused, match="the result is wrong"):
-        quantised._frozen("fake", FakeLayer(good, 1.1), good, true, 4, torch.float32, "cpu")
+        quantised.frozen_linear("fake", FakeLayer(good, 1.1), good, true, 4, torch.float32, "cpu")
     with pytest.raises(Refused, match="the quantised weight is wrong"):
-        quantised._frozen("fake", FakeLayer(-true), -true, true, 4, torch.float32, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("function", "arguments"),
-    [("bitsandbytes_linear", {"bits": 4}), ("torchao_linear", {"config": "X"})],
-)
-def test_a_library_that_is_not_installed_is_an_import_error(
-    function: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("bitsandbytes", "torchao.quantization"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError):
-        getattr(probes, function)("cpu", **arguments)
+        quantised.frozen_linear("fake", FakeLayer(-true), -true, true, 4, torch.float32, "cpu")

@@ -350,7 +350,7 @@ def test_an_unknown_machine_is_an_error_with_the_names_that_are_near(
     monkeypatch.setattr("accel.testing._folders", lambda: [tmp_path])
     with pytest.raises(InputError) as caught:
         machine("some-box")
-    assert "did you mean some_box?" in str(caught.value)
+    assert "did you mean 'some_box'?" in str(caught.value)
 
 
 def test_two_machines_of_one_name_are_an_error(

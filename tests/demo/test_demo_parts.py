@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from accel.errors import InputError
+from accel.errors import AccelError, InputError
 from accel_frameworks.demo import command, common, fetching, recipe, showing, training
 from accel_frameworks.demo.common import DemoError, Voice
 
@@ -298,6 +298,24 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model"):
         command.run_demo(options, voice())
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "no-such-card"}, "no device is called 'no-such-card'"),
+        ({"output": Path("/dev/null/out")}, "--output FOLDER"),
+        ({"cache": Path("/dev/null/cache")}, "--cache FOLDER"),
+    ],
+    ids=["device", "output", "cache"],
+)
+def test_what_would_fail_later_is_told_before_anything_is_fetched(
+    options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.fetching, "fetch_gguf", lambda *arguments: pytest.fail("fetched"))
+    chosen = {"output": tmp_path / "out", "cache": tmp_path / "cache", **options}
+    with pytest.raises(AccelError, match=said):
+        command.run_demo(command.Options(**chosen), voice())
 
 
 def test_a_model_that_did_not_learn_is_an_error(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import types
 
 import pytest
 
 from accel.errors import AccelError, InputError
 from accel_frameworks import llamafactory_command as command
 from fw_support import needs
+
+HERE = types.SimpleNamespace(submodule_search_locations=[])
+"""As much of a module's spec as is looked at."""
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def installed(monkeypatch):
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *rest: object() if name == "llamafactory" else real(name, *rest),
+        lambda name, *rest: HERE if name == "llamafactory" else real(name, *rest),
     )
 
 
@@ -84,8 +88,29 @@ def test_a_good_configuration(installed, tmp_path, monkeypatch, model):
     command.check(["train", "good.yaml"])
     command.check(["train", "--model_name_or_path", model, "--stage", "sft"])
     command.check(["train", "--help"])
-    for arguments in ([], ["version"], ["webui"], ["train"], ["no-such-command", "x"]):
+    for arguments in ([], ["version"], ["webui"], ["webchat"], ["help"]):
         command.check(arguments)
+
+
+def test_what_llama_factory_would_not_say_by_itself(installed):
+    """It ends with 0 on a command that it does not know, and with a traceback without a file."""
+    with pytest.raises(InputError, match="no command 'trian'; did you mean 'train'"):
+        command.check(["trian", "x.yaml"])
+    with pytest.raises(InputError, match="no command '--version'"):
+        command.check(["--version"])
+    for name in ("train", "chat", "api", "export"):
+        with pytest.raises(InputError, match=rf"try:   accel llamafactory {name} FILE.yaml"):
+            command.check([name])
+
+
+def test_a_command_of_a_version_to_come_is_left_to_it(installed, tmp_path, monkeypatch):
+    package = tmp_path / "llamafactory"
+    package.mkdir()
+    (package / "launcher.py").write_text('if command == "distill":\n    distill()\n')
+    monkeypatch.setattr(HERE, "submodule_search_locations", [str(package)])
+    command.check(["distill", "x"])
+    with pytest.raises(InputError, match="no command 'distil'"):
+        command.check(["distil", "x"])
 
 
 def test_an_override_counts(installed, tmp_path, monkeypatch):

@@ -139,6 +139,9 @@ def test_what_cannot_be_read_is_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("cannot be read") == 3
     assert "coded.py:2:" in said
+    assert said.splitlines()[-1].startswith("1 of 4 files read: ")
+    assert main(["lint", "/dev/null"]) == 2
+    assert "neither a file nor a folder" in capsys.readouterr().err
 
 
 def test_environments_and_caches_are_not_entered(tmp_path):

@@ -195,6 +195,18 @@ def test_an_output_is_whole_or_not_there(
         quantizing.write(made, tmp_path / "file" / "out")
 
 
+@pytest.mark.parametrize("text", [None, "", "[]", "{", "\0"])
+def test_no_model_is_an_error_with_a_command(text: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if text is None:
+        folder.write_text("a file")
+    else:
+        folder.mkdir()
+        (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config.json[\s\S]*  try:   accel quantize FOLDER"):
+        quantizing.plan(folder, Recipe("awq", group_size=tiny_models.GROUP))
+
+
 def test_the_command(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

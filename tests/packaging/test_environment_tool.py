@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -133,6 +134,24 @@ def test_the_next_alternative_only_where_the_index_lacks_the_first(
     with pytest.raises(tool.Failed, match="no route to host"):
         environment.install_torch(choice)
     assert len(asked) == 1
+
+
+def test_torch_and_what_belongs_to_it_stay_where_they_are(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = tool.Environment(tmp_path)
+    environment.python = sys.executable
+    environment.pin_torch()
+    kept = environment.constraints.read_text(encoding="utf-8").splitlines()
+    assert f"torch=={version('torch')}" in kept
+    names = "torch torch-npu Torch_MLU torchvision pytorch-triton-rocm triton accelerate my-torch"
+    listed = "".join(f"{name}==1.0\n" for name in names.split())
+    done = subprocess.CompletedProcess([], 0, listed, "")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
+    environment.pin_torch()
+    kept = environment.constraints.read_text(encoding="utf-8").splitlines()
+    own = ("Torch_MLU", "pytorch-triton-rocm", "torch-npu", "torch", "triton")
+    assert sorted(kept) == sorted(f"{name}==1.0" for name in own)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,10 @@ def without_instances(document: Document) -> None:
     answer["gpus"] = [{**gpu, "instances": []} for gpu in answer["gpus"] if gpu["mig"]]
 
 
+def told_in_part(document: Document) -> None:
+    document["queries"]["nvml"]["value"]["gpus"][0]["untold"] = ["MIG mode: Unknown Error"]
+
+
 def old_driver(document: Document) -> None:
     document["queries"]["nvml"]["value"].update(driver="470.57.02", cuda="11.4")
 
@@ -130,6 +134,7 @@ CUDA_LIBRARIES = [f"bitsandbytes/libbitsandbytes_cuda{n}.so" for n in (118, 128)
 CASES = [
     Case("nvidia-driver-missing", "nvidia-driver-missing", healthy="rtx-3090"),
     Case("nvidia-driver-mute", "h100", NVML_FAILS),
+    Case("nvidia-nvml-in-part", "h100", {"": told_in_part}),
     Case("nvidia-container-without-gpu", "h100", {**NVML_FAILS, "paths": []}, NVML_FAILS),
     Case("nvidia-hidden", "a100-x8", env(CUDA_VISIBLE_DEVICES=""), env(CUDA_VISIBLE_DEVICES="1")),
     Case("nvidia-mig-empty", "h100-mig", {"": without_instances}),

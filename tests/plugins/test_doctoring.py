@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from diseases import CASES, Case, box
+from diseases import CASES, Case, box, env, only_nodes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,6 +140,28 @@ def test_physical_numbers_are_given_back_as_logical_ones() -> None:
     assert "/dev/davinci3, /dev/davinci6" in finding.evidence
     nowhere = box(case.base, {**case.ill, "env": {VISIBLE: "6,7"}})
     assert found(nowhere)[case.trouble].command == f"unset {VISIBLE}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "nodes", "trouble", "command"),
+    [
+        ("6", (3, 6), "ascend-device-ids", f"export {VISIBLE}=1"),
+        ("6,3", (3, 6), "ascend-device-ids", f"export {VISIBLE}=1,0"),
+        ("6,7", (3, 6), "ascend-device-ids", f"unset {VISIBLE}"),
+        ("0,6", (3, 6), "ascend-device-ids", f"unset {VISIBLE}"),  # the first of them is seen
+        ("9", (0, 1), "ascend-hidden", f"unset {VISIBLE}"),  # nobody's number
+        ("9" * 5000, (0, 1), "ascend-hidden", f"unset {VISIBLE}"),
+        ("", (3, 6), "ascend-hidden", f"unset {VISIBLE}"),
+        ("npu", (3, 6), "ascend-hidden", f"unset {VISIBLE}"),
+        ("0,1", (3, 6), None, ""),
+    ],
+)
+def test_one_cause_of_hidden_npus_is_one_finding(
+    setting: str, nodes: tuple[int, ...], trouble: str | None, command: str
+) -> None:
+    here = box("ascend-910b2-x8", {**env(**{VISIBLE: setting}), "": only_nodes(*nodes)})
+    findings = [one for one in examine(here).findings if one.id.startswith("ascend-")]
+    assert [(one.id, one.command) for one in findings] == ([(trouble, command)] if trouble else [])
 
 
 def test_of_two_bridges_the_one_without_a_card_goes() -> None:

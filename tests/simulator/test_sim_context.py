@@ -74,6 +74,86 @@ def test_a_simulation_begins_and_ends_and_another_may_follow() -> None:
     assert "DONE" in out
 
 
+def test_a_simulation_after_the_first_backward_is_refused_unless_autograd_serves_as_many() -> None:
+    out = python(
+        """
+        import time
+        import torch
+        from accel import testing
+        from accel.errors import AccelError
+
+        def gradient(device):
+            x = torch.ones(2, device=device, requires_grad=True)
+            (x * 2).sum().backward()
+            return x.grad.sum().item()
+
+        with testing.simulated("tesla-p4", count=2):
+            assert gradient("cpu") == 4  # the first one, while there are two devices
+        with testing.simulated("hygon-k100ai", count=2):
+            assert gradient("cuda:1") == 4
+        try:
+            with testing.simulated("tesla-p4", count=3):
+                raise AssertionError
+        except AccelError as error:
+            assert "autograd saw 2 devices" in str(error), error
+            assert "accel simulate tesla-p4-x4:3 -- COMMAND" in str(error)
+        with testing.simulated("ascend-910b2", count=1):
+            assert gradient("npu") == 4
+        print("DONE")
+        time.sleep(0.2)  # an end while a thread of autograd's still begins is an abort, of torch's
+        """
+    )
+    assert "DONE" in out
+    alone = python(
+        """
+        import torch
+        from accel import testing
+        from accel.errors import AccelError
+
+        torch.ones(2, requires_grad=True).sum().backward()
+        try:
+            with testing.simulated("tesla-p4"):
+                raise AssertionError
+        except AccelError as error:
+            print("autograd saw 0 devices" in str(error))
+        assert not torch.cuda.is_available()
+        """
+    )
+    assert alone.strip() == "True"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("t4", "intel-arc-b60"),
+        ("intel-arc-b60", "t4"),
+        ("ascend-910b2", "t4"),
+        ("ascend-910b2", "intel-arc-b60"),
+    ],
+)
+def test_torch_types_that_torch_cannot_have_both_are_refused(first: str, second: str) -> None:
+    out = python(
+        f"""
+        import torch
+        from accel import testing
+        from accel.errors import AccelError
+
+        for name in ({first!r}, {first!r}):
+            with testing.simulated(name) as machine:
+                kind = torch.accelerator.current_accelerator().type
+                x = torch.ones(2, device=kind, requires_grad=True)
+                (x * 2).sum().backward()
+        try:
+            with testing.simulated({second!r}):
+                raise AssertionError
+        except AccelError as error:
+            assert "torch cannot have both" in str(error)
+            print("a process of its own" in str(error))
+        """
+    )
+    assert out.strip() == "True"
+
+
 def test_children_see_what_their_parent_sees() -> None:
     out = python(
         """

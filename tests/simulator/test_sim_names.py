@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import accel
 from accel import testing
+from accel.cli import main
 from accel.errors import AccelError, InputError
 from accel.machine import ThisMachine
 from accel_simulator import command, faults
@@ -43,10 +44,32 @@ def test_short_names(name):
 
 
 def test_a_name_that_is_none_says_what_is_near():
-    with pytest.raises(InputError, match="did you mean mlu590"):
+    with pytest.raises(InputError, match="did you mean 'mlu590'"):
         parse_spec("mlu59")
+    with pytest.raises(InputError, match=r"called 'nope'\n.*\n  try:   accel simulate$"):
+        parse_spec("nope")
     with pytest.raises(InputError, match="how many devices"):
         parse_spec("t4:0")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (["no-such-program"], "pip install no-such-program"),
+        (["train.py"], "accel simulate MACHINE -- python train.py"),
+        (["./folder"], "ls -ld './folder'"),
+        (["--"], "accel simulate MACHINE -- python train.py"),
+    ],
+)
+def test_a_command_that_is_none_says_what_to_try(given, remedy):
+    with pytest.raises(InputError) as caught:
+        command._found(given)
+    assert caught.value.remedy == remedy
+
+
+def test_a_command_needs_a_machine(capsys):
+    assert main(["simulate", "", "--", "python"]) == 2
+    assert "no machine to simulate is called ''" in capsys.readouterr().err
 
 
 @given(st.text(max_size=30))

@@ -90,7 +90,11 @@ def read(folder: Path) -> list[Conformance]:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read", found=str(error)) from None
+            raise InputError(
+                f"{file} cannot be read",
+                found=getattr(error, "strerror", None) or str(error),
+                remedy=f"accel conformance NAME --save {file}",
+            ) from None
         found.append(Conformance.from_json(document, str(file)))
         if not found[-1].complete:
             raise InputError(

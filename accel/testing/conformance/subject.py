@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from accel import pipeline
-from accel.errors import InputError
+from accel.errors import InputError, did_you_mean
 from accel.loading import Candidate, Plugins, candidates
 from accel.machine import Machine
 from accel.recording import RecordedMachine, load
@@ -33,12 +32,10 @@ class Subject:
         own = [candidate for candidate in found if candidate.name == name]
         if not own:
             names = sorted({candidate.name for candidate in found})
-            near = difflib.get_close_matches(name, names, n=1)
             raise InputError(
-                f"no installed plugin is called {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else ""),
-                found=", ".join(names) or "no plugin at all",
-                remedy="pip install the plugin's package; accel plugins lists what is found",
+                f"no installed plugin is called {name!r}{did_you_mean(name, names)}",
+                found=f"{len(names)} plugins of other names",
+                remedy="accel plugins",
             )
         return cls(own[0], tuple(other for other in found if other.name != name))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from accel import pipeline
-from accel.errors import InputError
+from accel.errors import InputError, did_you_mean
 from accel.guarding import describe
 from accel.machine import Machine, ThisMachine
 from accel.testing.conformance.context import Context
@@ -170,9 +169,8 @@ def chosen(only: Sequence[str]) -> tuple[Rule, ...]:
     """The rules of these ids, or of the groups before the dot; all of them where none is named."""
     for name in only:
         if name not in BY_ID and not any(rule.id.startswith(f"{name}.") for rule in RULES):
-            near = difflib.get_close_matches(name, BY_ID, n=1)
             raise InputError(
-                f"there is no rule {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                f"there is no rule {name!r}{did_you_mean(name, BY_ID)}",
                 found=name,
                 remedy=f"one of: {', '.join(BY_ID)}",
             )

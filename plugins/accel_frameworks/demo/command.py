@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from accel import pipeline
 from accel.errors import InputError
 from accel_frameworks.demo import fetching, recipe, showing, training
 from accel_frameworks.demo.asking import Answer, Request
@@ -70,7 +71,9 @@ def demo(
     )
     result = run_demo(options, Voice())
     if as_json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
+        from accel.cli.output import print_json
+
+        print_json(result.as_dict())
     else:
         showing.print_result(result)
     if result.learnt is False:
@@ -89,7 +92,9 @@ def run_demo(options: Options, voice: Voice) -> showing.Result:
             found="no config.json there" if options.model.is_dir() else "no such folder",
             remedy="accel demo, without --model, fetches a small one",
         )
-    options.output.mkdir(parents=True, exist_ok=True)
+    if options.device is not None:
+        pipeline.plan(options.device, probe=False)  # minutes before it would be missed
+    _made(options.output, "--output")
     for stale in (PAGE, CURVE):
         (options.output / stale).unlink(missing_ok=True)
     began = time.monotonic()
@@ -163,8 +168,15 @@ def _result(
     )
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def _made(folder: Path, option: str = "--cache") -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"there can be no folder {folder}",
+            found=error.strerror or str(error),
+            remedy=f"accel demo {option} FOLDER, one that is there and yours, or is not there yet",
+        ) from None
     return folder
 
 
@@ -195,7 +207,7 @@ def _ask(
         adapter=None if adapter is None else str(adapter),
         device=options.device,
     )
-    folder = _made(options.output / "asking")
+    folder = _made(options.output / "asking", "--output")
     asked, answered = folder / f"{when}.request.json", folder / f"{when}.answer.json"
     asked.write_text(json.dumps(dataclasses.asdict(request)), encoding="utf-8")
     answered.unlink(missing_ok=True)

@@ -68,5 +68,7 @@ def _text(count: int, findings: list[Any], shown: list[Any], unread: list[Any]) 
     fates = Counter(one.fate.value for one in findings)
     told = ", ".join(f"{number} {fate}" for fate, number in sorted(fates.items()))
     files = "1 file" if count == 1 else f"{count} files"
+    if unread:
+        files = f"{count - len(unread)} of {files} read"
     lines.append(f"{files}: {told or 'nothing assumes CUDA'}")
     return "\n".join(lines)

@@ -28,6 +28,10 @@ def read(path: Path) -> tuple[int, list[Finding], list[Unread]]:
     """
     if not path.exists():
         raise InputError(f"there is no {path}", found="no such file", remedy="accel lint PATH")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(
+            f"{path} cannot be read", found="neither a file nor a folder", remedy="accel lint PATH"
+        )
     findings: list[Finding] = []
     unread: list[Unread] = []
     count = 0

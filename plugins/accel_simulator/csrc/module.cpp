@@ -3,6 +3,7 @@
 
 #include "collectives.h"
 #include "device.h"
+#include "engine.h"
 #include "guard.h"
 #include "hooks.h"
 #include "kernels.h"
@@ -166,6 +167,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("close", &close);
   m.def("stats", &stats);
   m.def("set_fault", &set_fault);
+  m.def("devices_of_autograd", &devices_of_autograd);
   m.def("count", [](const std::string& kind) { return backend_of(type_named(kind)).count(); });
   m.def("current", [](const std::string& kind) { return current_index(type_named(kind)); });
   m.def("set_current", [](const std::string& kind, c10::DeviceIndex index) {
