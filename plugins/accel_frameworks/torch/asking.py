@@ -74,6 +74,15 @@ def asker() -> FrameType | None:
     return frame
 
 
+def own_frames() -> int:
+    """How many frames of accel's lie between the function that asks and whoever called in."""
+    frame: FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None and _top(frame) in OURS:
+        frame, count = frame.f_back, count + 1
+    return count
+
+
 def knows_devices(frame: FrameType | None, *, any_library: bool = False) -> bool:
     """Whether the code of `frame` belongs to a library that is to be told the truth."""
     if frame is None:

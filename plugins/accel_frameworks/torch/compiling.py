@@ -33,8 +33,8 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         "torch._library.custom_ops:CustomOpDef.register_kernel",
         functools.partial(_kernels_for, target),
     )
-    for name in ("script", "load"):
-        yield patch(f"torch.jit:{name}", functools.partial(_scripted, target))
+    yield patch("torch.jit:script", lambda original: _scripted(_in_callers_scope(original), target))
+    yield patch("torch.jit:load", lambda original: _scripted(original, target))
 
 
 def _create_proxy(original: Callable[..., Any], redirection: Target) -> Callable[..., Any]:
@@ -146,7 +146,18 @@ def _kernels_for(target: Target, original: Callable[..., Any]) -> Callable[..., 
     return register
 
 
-def _scripted(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+def _in_callers_scope(original: Callable[..., Any]) -> Callable[..., Any]:
+    """torch looks the names of a class up so many frames above: ours are not to be counted."""
+
+    @functools.wraps(original)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        kwargs["_frames_up"] = kwargs.get("_frames_up", 0) + asking.own_frames()
+        return original(*args, **kwargs)
+
+    return script
+
+
+def _scripted(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
     @functools.wraps(original)
     def script(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
