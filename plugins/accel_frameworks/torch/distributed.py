@@ -153,6 +153,8 @@ class _Ranks:
     def init_process_group(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(backend, str) and NCCL in backend.lower():
+                asking.rely_on(self.target)
             backend = self.backend(backend)
             named = kwargs.get("device_id")
             if named is not None:
