@@ -44,6 +44,8 @@ class Target:
         for number in range(MOST):
             there = torch.device(f"{kind}:{number}") if self.indexed else torch.device(kind)
             self.table[f"{KIND}:{number}"] = self.table[torch.device(KIND, number)] = there
+        if kind == "cpu":  # where a tensor's get_device() is -1
+            self.table[f"{KIND}:-1"] = torch.device(kind)
         self.prefer(index)
 
     def prefer(self, index: int | None) -> None:

@@ -111,6 +111,7 @@ def _with_device(target: Target, original: Callable[..., Any]) -> Callable[..., 
     import torch
 
     table, device = target.table, torch.device
+    pins = target.indexed
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -118,6 +119,8 @@ def _with_device(target: Target, original: Callable[..., Any]) -> Callable[..., 
             named = kwargs.get("device")
             if named is not None:
                 kwargs["device"] = target.of(named)
+            if not pins and "pin_memory" in kwargs:
+                del kwargs["pin_memory"]
         for value in args:
             kind = type(value)
             if (kind is str or kind is device) and value in table:
@@ -221,16 +224,23 @@ def _type(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
 
 
 def _default_type(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
+    moved = False
+
     @functools.wraps(original)
     def set_default_tensor_type(t: Any) -> None:
         import torch
 
+        nonlocal moved
         kept = _dtype_of_type(t)
         if kept is None:
+            if moved:  # a type of the host's own takes the default back there
+                torch.set_default_device(None)
+                moved = False
             original(t)
             return
         torch.set_default_dtype(kept)
         if target.kind != "cpu":
             torch.set_default_device(target.of("cuda"))
+            moved = True
 
     return set_default_tensor_type
