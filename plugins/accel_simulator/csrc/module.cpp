@@ -44,6 +44,7 @@ void register_all(c10::DeviceType type) {
   torch::Library& aten = *libraries.back();
   register_factories(aten);
   register_recurrent(aten);
+  register_sync_norms(aten);
   register_attention(aten, type);
   if (type == c10::DeviceType::XPU) {
     register_plain_attention(aten);
