@@ -21,6 +21,8 @@ CHECKS = (
     "memory_ends",
     "memory_ends_inside_an_operator",
     "random_numbers",
+    "recurrent_layers",
+    "parameters_stay_when_a_model_moves",
     "streams_and_events",
     "serialisation",
     "autocast_and_scaler",
