@@ -55,6 +55,9 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     yield patch("torch:Tensor.cuda", lambda original: _cuda(original, target))
     yield patch("torch:Tensor.new_tensor", with_device)
     yield patch("torch:Tensor.is_cuda", lambda original: _is_cuda(original, target))
+    packed = "torch.nn.utils.rnn:PackedSequence"
+    yield patch(f"{packed}.cuda", lambda original: _cuda(original, target))
+    yield patch(f"{packed}.is_cuda", lambda original: _packed_is_cuda(original, target))
     yield patch("torch:Tensor.type", lambda original: _type(original, target))
     yield patch("torch.nn:Module.to", lambda original: _to(original, target))
     yield patch("torch.nn:Module.to_empty", with_device)
@@ -162,6 +165,16 @@ def _is_cuda(original: Any, target: Target) -> property:
 
     def is_cuda(self: Any) -> bool:
         return bool(read(self)) or (self.device.type == kind and asking.answer_is_cuda(kind))
+
+    return property(is_cuda, doc=original.__doc__)
+
+
+def _packed_is_cuda(original: Any, target: Target) -> property:
+    kind = target.kind
+
+    def is_cuda(self: Any) -> bool:
+        there = self.data.device.type == kind
+        return bool(original.__get__(self)) or (there and asking.answer_is_cuda(kind))
 
     return property(is_cuda, doc=original.__doc__)
 
