@@ -102,6 +102,31 @@ def test_a_script_that_has_counted_on_cuda_is_told_yes_from_then_on():
     assert cuda_names.script(ask, torch=torch)["x"] is False
 
 
+@pytest.mark.parametrize(
+    ("backend", "rank", "answer"),
+    [
+        ('"nccl"', "0", True),
+        ('"cpu:gloo,cuda:nccl"', "1", True),
+        ('"nccl"', None, False),
+        ('"nccl" if torch.cuda.is_available() else "gloo"', "0", False),
+        ("torch.cuda.nccl", "0", False),
+    ],
+)
+def test_a_rank_of_a_script_that_knows_nccl_alone(tmp_path, monkeypatch, backend, rank, answer):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    source = f"""
+import os
+def ask():
+    "nccl, or gloo"
+    x = torch.cuda.is_available()
+    backend = {backend}
+    return x
+"""
+    assert answers(tmp_path, source) is answer
+
+
 @pytest.mark.parametrize("name", ["transformers.trainer", "accelerate.state", "torch.foo", "trl"])
 def test_libraries_that_know_other_devices_are_told_the_truth(name):
     library = {"__name__": name, "torch": torch}

@@ -34,6 +34,13 @@ CHECKS = (
 SCRIPT = str(HERE / "device_checks.py")
 
 
+def test_a_program_that_ends_at_once_ends_well(simulate):
+    """torch's threads for the device had not let go of its tensors, which aborted it."""
+    source = "import torch; torch.ones(2, device='npu', requires_grad=True).sum().backward()"
+    ends = [simulate("ascend-910b2", "python", "-c", source) for _ in range(3)]
+    assert [ended.returncode for ended in ends] == [0, 0, 0], ends[-1].stderr
+
+
 @pytest.mark.parametrize("machine", ["ascend-910b2", "tesla-p4", "mlu590", "intel-arc-b60"])
 def test_a_simulated_device_does_what_a_device_does(simulate, machine):
     ended = simulate(machine, "python", "-W", "error", SCRIPT, *CHECKS)

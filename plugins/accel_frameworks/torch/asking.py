@@ -5,15 +5,16 @@ other kind of device: Yes would lead them past the device that is there. A scrip
 for CUDA alone asks nothing else: for it Yes means "the device you use is there".
 
 On a CPU a script that has a way without CUDA takes it, as it does without accel; only one that
-would refuse to go on, or divides by the number of devices, is told Yes. So is one that has gone
-past the point where it would have stopped without accel (`init_process_group("nccl")`,
-`torch.cuda.set_device`): its way without CUDA is often that of a single process, and the ranks
-would train apart.
+would refuse to go on, or divides by the number of devices, is told Yes. So are the ranks of one
+that knows no backend but NCCL, and a process that has gone past the point where it would have
+stopped without accel (`init_process_group("nccl")`, `torch.cuda.set_device`): the way without CUDA
+is often that of a single process, and ranks would train apart.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from types import FrameType
 
@@ -117,6 +118,13 @@ def refuses_without(frame: FrameType | None) -> bool:
     if frame is None:
         return False
     return refusals.at(frame.f_code, frame.f_lineno, frame.f_lasti)
+
+
+def is_rank_of_nccl(frame: FrameType | None) -> bool:
+    """Whether this is a rank, of a script that knows no other backend than NCCL."""
+    if frame is None or "RANK" not in os.environ:
+        return False
+    return refusals.knows_nccl_alone(frame.f_code.co_filename)
 
 
 def _top(frame: FrameType) -> str:

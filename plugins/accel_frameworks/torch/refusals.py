@@ -16,6 +16,7 @@ Parents = tuple[ast.AST, ...]
 
 _EXITS = frozenset(("exit", "quit", "_exit", "abort", "error", "fail", "skip"))
 _QUESTIONS = frozenset(("is_available", "is_initialized", "is_built", "is_nccl_available"))
+_NCCL = frozenset(("nccl", "cuda:nccl", "cpu:gloo,cuda:nccl", "cuda:nccl,cpu:gloo"))
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -35,6 +36,18 @@ def at(code: CodeType, line: int, instruction: int) -> bool:
         and (refusing(node, parents) or _refusing_later(parents, nodes))
         for node, parents in nodes
     )
+
+
+@functools.lru_cache(maxsize=256)
+def knows_nccl_alone(filename: str) -> bool:
+    """Whether a script names `nccl` as its backend, and `gloo` nowhere as another choice."""
+    try:
+        nodes = _nodes(filename)
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    values = (node.value for node, _ in nodes if isinstance(node, ast.Constant))
+    texts = {value.lower() for value in values if isinstance(value, str)}
+    return bool(texts & _NCCL) and "gloo" not in texts
 
 
 @functools.lru_cache(maxsize=8)
