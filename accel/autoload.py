@@ -48,7 +48,8 @@ def _say(line: str) -> None:
 
     if sys.stderr is not None:  # to print() None means stdout, which is the program's own
         with contextlib.suppress(OSError, ValueError):
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line}\n")  # at once: print() lets other processes in between
+            sys.stderr.flush()
 
 
 def line_of(report: Report) -> str:

@@ -106,6 +106,9 @@ class Slot:
         if isinstance(top, FunctionType) and isinstance(bare(self.base), _BEHIND_A_DOOR):
             if self._door is None:
                 self._door = _door(bare(self.base))
+                if isinstance(bare(self.base), BuiltinFunctionType) and self.place.is_global:
+                    # pickle goes by it, and a builtin's may be that of a hidden class
+                    self._door[0].__qualname__ = self.place.name
                 self._clothes = _dressed(self._door[0], self.base)
             self._aim(top)
             return self._clothes

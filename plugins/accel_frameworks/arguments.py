@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 
 from accel.values import Feature
 from accel_frameworks import precision
@@ -39,10 +40,21 @@ def settle(arguments: Any, capabilities: Capabilities) -> None:
 def _tf32(arguments: Any, capabilities: Capabilities, name: str) -> None:
     if not getattr(arguments, "tf32", None):
         return
-    reason = refusal(capabilities, Feature.DTYPE, "tf32")
+    reason = refusal(capabilities, Feature.DTYPE, "tf32") or _no_switch(capabilities)
     if reason is not None:
         instead(capabilities, f"{name}(tf32=True)", use="tf32 is off", reason=reason)
         arguments.tf32 = None
+
+
+def _no_switch(capabilities: Capabilities) -> str | None:
+    """Why transformers cannot turn TF32 on, which it raises for; None on CUDA, which it asks."""
+    if capabilities.device.kind == "cuda":
+        return None
+    transformers = sys.modules.get("transformers.utils.import_utils")
+    available = getattr(transformers, "is_torch_tf32_available", None)
+    if available is None or available():
+        return None
+    return "transformers turns it on for CUDA and MUSA alone; the device's own setting holds"
 
 
 def _optimiser(arguments: Any, capabilities: Capabilities, name: str) -> None:

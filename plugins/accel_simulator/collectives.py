@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -41,7 +42,38 @@ def register(card: Card, extension: Any, changes: Changes) -> None:
         if library.name.upper() not in dist.Backend._plugins:
             dist.Backend.register_backend(library.name, _current(library.name), devices=[card.kind])
         _made[library.name] = maker
+        if "gather" in library.missing:
+            _gather_by_all_gather(card, changes)
         changes.set(dist, f"is_{library.name}_available", lambda: True)
+
+
+def _gather_by_all_gather(card: Card, changes: Changes) -> None:
+    """torch_npu puts an all_gather at `torch.distributed.gather`, which its HCCL has not."""
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.distributed_c10d as c10d
+
+    original = c10d.gather
+
+    @functools.wraps(original)
+    def gather(
+        tensor: Any,
+        gather_list: Any = None,
+        dst: int | None = None,
+        group: Any = None,
+        async_op: bool = False,
+        group_dst: int | None = None,
+    ) -> Any:
+        if tensor.device.type != card.kind:
+            return original(tensor, gather_list, dst, group, async_op, group_dst)
+        if dist.get_rank(group) < 0 or gather_list:
+            parts = gather_list
+        else:
+            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+        return dist.all_gather(parts, tensor, group, async_op)
+
+    for owner in (c10d, dist):
+        changes.set(owner, "gather", gather)
 
 
 def _current(name: str) -> Maker:

@@ -32,6 +32,8 @@ def install(card: Card, extension: Any, changes: Changes) -> None:
     changes.set(own, "_get_device_properties", lambda index: devices.properties(card, index))
     changes.set(own, "_cudart", _runtime(extension))
     changes.set(own, "_is_in_bad_fork", lambda: False)
+    # recurrent layers ask, and torch warns of its own build
+    changes.set(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
     changes.set(own, "_initialized", False)
     changes.set(own, "_cached_device_count", None)
     changes.set(own, "_device_count_nvml", guards["device_count"])

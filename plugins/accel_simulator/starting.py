@@ -5,8 +5,12 @@ Called once torch is imported, by torch's own door for backends or by the contex
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
+import gc
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +22,7 @@ from accel_simulator.machine import SimulatedMachine
 from accel_simulator.standins import folders
 
 BUILT_IN = ("cuda", "xpu")
+SECONDS_TO_LET_GO = 0.1
 SPEED = "accel: {title}: simulated, computed on this machine's processor; speed is not simulated"
 
 
@@ -63,6 +68,7 @@ def start(machine: SimulatedMachine, progress: Callable[[str], None] = lambda li
             for card in cards:
                 _start(card, extension, changes, machine)
             _path(cards, changes)
+            _let_go_at_exit()
     except BaseException:
         changes.revert()
         raise
@@ -76,6 +82,21 @@ def stop() -> None:
     if _state is not None:
         _state.changes.revert()
         _state = None
+
+
+def _let_go() -> None:
+    """Let torch's threads for the device, and gloo's, drop the last of their work.
+
+    One that gives up a Python tensor while the interpreter is ending aborts the process
+    ("terminate called without an active exception"). A card's context takes longer to end.
+    """
+    gc.collect()
+    time.sleep(SECONDS_TO_LET_GO)
+
+
+@functools.cache
+def _let_go_at_exit() -> None:
+    atexit.register(_let_go)
 
 
 def _start(card: Card, extension: Any, changes: Changes, machine: SimulatedMachine) -> None:

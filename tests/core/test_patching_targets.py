@@ -196,6 +196,17 @@ def test_a_patched_function_looks_like_the_original(world: World, lib: Any) -> N
     assert not hasattr(original, "__wrapped__")
 
 
+def test_a_patched_builtin_pickles_by_the_name_it_has_in_its_module(world: World, lib: Any) -> None:
+    lib.made = dict.fromkeys  # pickle would look for dict.fromkeys in the module
+    world.journal(replacing("lib:made", _wrapped))
+    assert lib.made.__wrapped__ == dict.fromkeys
+    assert pickle.loads(pickle.dumps(lib.made)) is lib.made
+
+
+def _wrapped(original: Any) -> Any:
+    return lambda *args: original(*args)
+
+
 def test_a_patched_method_pickles_by_reference(world: World, lib: Any) -> None:
     world.journal(replacing("lib:Base.method", times(10)))
     assert pickle.loads(pickle.dumps(lib.Base.method)) is lib.Base.method

@@ -33,6 +33,14 @@ def answers(tmp_path, source):
         "if not torch.cuda.is_available():\n        print('slow')\n    return 'cpu'",
         "if not torch.cuda.is_available():\n        return 'cpu'\n    return 'cuda'",
         "use_cuda = torch.cuda.is_available()\n    return 'cuda' if use_cuda else 'cpu'",
+        "x = torch.cuda.is_available()\n    if not x:\n        print(1)\n"
+        "    return 'cuda' if x else 'cpu'",
+        "x = not torch.cuda.is_available()\n    assert x\n    return 'cpu' if x else 'cuda'",
+        "assert not torch.cuda.is_available()\n    return 'cpu'",
+        "if torch.cuda.is_available():\n        return 'cuda'\n    elif True:\n"
+        "        return 'cpu'\n    else:\n        raise RuntimeError",
+        "x = torch.cuda.is_available()\n    def inner(x):\n        assert x\n"
+        "    return 'cuda' if x else 'cpu'",
     ],
 )
 def test_a_script_with_a_way_without_cuda_takes_it_on_a_cpu(tmp_path, body):
@@ -50,6 +58,17 @@ def test_a_script_with_a_way_without_cuda_takes_it_on_a_cpu(tmp_path, body):
         "assert torch.cuda.is_available() and torch.cuda.device_count() >= 1",
         "assert torch.cuda.device_count() > 0",
         "if not torch.distributed.is_nccl_available():\n        raise RuntimeError",
+        "x = torch.cuda.is_available()\n    if not x:\n        raise RuntimeError('GPU needed')",
+        "x: bool = bool(torch.cuda.is_available())\n    assert x, 'GPU needed'",
+        "args = lambda: 0\n    args.cuda = 1 and torch.cuda.is_available()\n    assert args.cuda",
+        "if (x := torch.cuda.is_available()) is False:\n        raise SystemExit(1)",
+        "x = torch.cuda.is_available()\n    if x == False:\n        raise SystemExit(1)",
+        "if torch.cuda.is_available():\n        return 'went on'\n    raise RuntimeError",
+        "if torch.cuda.is_available():\n        return 'went on'\n"
+        "    if torch.backends.mps.is_available():\n        return 'mps'\n    raise RuntimeError",
+        "if torch.cuda.is_available():\n        return 'went on'\n"
+        "    elif torch.backends.mps.is_available():\n        return 'mps'\n"
+        "    else:\n        raise RuntimeError",
     ],
 )
 def test_a_script_that_would_refuse_goes_on(tmp_path, body):
@@ -67,6 +86,45 @@ def main():
 ask = main
 """
     assert answers(tmp_path, source) == "trained"
+
+
+def test_a_script_that_has_counted_on_cuda_is_told_yes_from_then_on():
+    """ImageNet's main.py asks once more after `init_process_group("nccl")`, and wraps by it."""
+    ask = "x = torch.cuda.is_available()"
+    with cuda_names.redirected():
+        assert cuda_names.script(ask, torch=torch)["x"] is False
+        library = {"__name__": "transformers.x", "torch": torch}
+        exec("torch.cuda.set_device(0)", library)
+        assert cuda_names.script(ask, torch=torch)["x"] is False
+        assert cuda_names.script(f"torch.cuda.set_device(0); {ask}", torch=torch)["x"] is True
+        exec(ask, library)
+        assert library["x"] is False
+    assert cuda_names.script(ask, torch=torch)["x"] is False
+
+
+@pytest.mark.parametrize(
+    ("backend", "rank", "answer"),
+    [
+        ('"nccl"', "0", True),
+        ('"cpu:gloo,cuda:nccl"', "1", True),
+        ('"nccl"', None, False),
+        ('"nccl" if torch.cuda.is_available() else "gloo"', "0", False),
+        ("torch.cuda.nccl", "0", False),
+    ],
+)
+def test_a_rank_of_a_script_that_knows_nccl_alone(tmp_path, monkeypatch, backend, rank, answer):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    source = f"""
+import os
+def ask():
+    "nccl, or gloo"
+    x = torch.cuda.is_available()
+    backend = {backend}
+    return x
+"""
+    assert answers(tmp_path, source) is answer
 
 
 @pytest.mark.parametrize("name", ["transformers.trainer", "accelerate.state", "torch.foo", "trl"])

@@ -35,6 +35,11 @@ assert x.tolist() == [3, 3] and work.is_completed()
 half = torch.empty(1, device="cuda")
 dist.reduce_scatter_tensor(half, torch.tensor([rank, rank + 2.0]).cuda(), op=dist.ReduceOp.AVG)
 assert half.item() == [0.5, 2.5][rank]
+if hasattr(dist, "reduce_scatter_single"):  # torch 2.13
+    dist.reduce_scatter_single(half, torch.tensor([rank, rank + 4.0]), op=dist.ReduceOp.AVG)
+    assert half.item() == [0.5, 4.5][rank]
+dist.reduce_scatter(half, [torch.tensor([rank + 1.0]), torch.ones(1)], op=dist.ReduceOp.AVG)
+assert half.item() == [1.5, 1.0][rank]
 total = torch.tensor([rank * 2.0]).cuda()
 dist.reduce(total, 0, op=dist.ReduceOp.AVG)
 assert rank or total.item() == 1
@@ -67,7 +72,8 @@ grad = model.weight.grad.clone()
 dist.all_reduce(grad)
 assert torch.equal(grad, model.weight.grad * 2)
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-sharded = FSDP(torch.nn.Linear(4, 4), device_id=torch.cuda.current_device())
+sharded = FSDP(torch.nn.Linear(4, 4), device_id=torch.cuda.current_device(),
+               sync_module_states=True)
 sharded(torch.ones(1, 4, device="cuda")).sum().backward()
 from torch.distributed._composable.fsdp import fully_shard
 tensor_sharded = torch.nn.Linear(4, 4).cuda()

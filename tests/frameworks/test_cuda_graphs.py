@@ -61,6 +61,25 @@ def test_script_of_a_module_saved_and_loaded():
     assert torch.jit.load(file)(torch.ones(2)).device == CPU
 
 
+def test_script_of_a_class_that_uses_names_of_its_module(tmp_path, monkeypatch):
+    source = """
+import torch
+
+def doubled(x: torch.Tensor):
+    return x * 2
+
+@torch.jit.script
+class Doubles:
+    def __init__(self, start: torch.Tensor):
+        self.value = doubled(start)
+"""
+    (tmp_path / "doubles.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    import doubles
+
+    assert doubles.Doubles(torch.ones(2)).value.tolist() == [2, 2]
+
+
 def test_script_with_autocast():
     assert torch.jit.script(amp_in_script)(torch.ones(2, 2)).dtype is torch.bfloat16
 

@@ -16,8 +16,17 @@ from fw_support import needs
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 MACHINES = ("ascend-910b2-x8", "cambricon-mlu590")
-ALL = ("plain_loop", "with_accelerate", "with_trl", "char_gpt", "half_precision", "digits")
-RANKS = ("plain_loop", "with_accelerate", "with_trl", "char_gpt")
+ALL = (
+    "plain_loop",
+    "with_accelerate",
+    "with_trl",
+    "char_gpt",
+    "half_precision",
+    "digits",
+    "image_net",
+    "old_gan",
+)
+RANKS = ("plain_loop", "with_accelerate", "with_trl", "char_gpt", "image_net", "sharded")
 NEEDED = {"with_accelerate": ("accelerate", "transformers"), "with_trl": ("trl", "datasets")}
 
 
@@ -156,6 +165,26 @@ def test_two_ranks_on_simulated_cards(run, script, machine, free_port):
 def test_processes_that_the_script_spawns(run, world, free_port):
     command = ("-m", "accel", "run", "--device", "cpu", str(SCRIPTS / "spawned_ddp.py"), str(world))
     lines = words(run, *command, MASTER_PORT=str(free_port))
+    assert lines[-1] == "done"
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("machine", MACHINES)
+def test_ranks_that_normalise_together_lose_what_those_on_the_cpu_do(run, machine, free_port):
+    """ImageNet's main.py asks for CUDA before and after nccl, and wraps its model by the answer."""
+    ranks = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port")
+    script = (str(free_port), str(SCRIPTS / "image_net.py"), "--sync-bn")
+    here = losses(words(run, "-m", "accel", "run", "--device", "cpu", *ranks, *script))
+    there = losses(words(run, *simulated(machine), "-m", "accel", "run", *ranks, *script))
+    assert [float(x) for x in here] == pytest.approx([float(x) for x in there], abs=1e-4)
+
+
+@pytest.mark.scripts
+def test_processes_that_the_image_classifier_spawns(run, free_port):
+    script = (str(SCRIPTS / "image_net.py"), "--multiprocessing-distributed")
+    lines = words(
+        run, "-m", "accel", "run", *("--device", "cpu"), *script, MASTER_PORT=str(free_port)
+    )
     assert lines[-1] == "done"
 
 

@@ -246,3 +246,13 @@ def test_safetensors(tmp_path):
     safetensors.save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
     assert safetensors.load_file(tmp_path / "w.safetensors", device="cuda:0")["w"].device == CPU
     assert safetensors.load_file(tmp_path / "w.safetensors", device=0)["w"].device == CPU
+
+
+def test_packed_sequences():
+    from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    for device in ((), (0,), ("cuda:0",)):
+        assert isinstance(packed.cuda(*device), PackedSequence)
+    space = cuda_names.script("there = packed.is_cuda", packed=packed)
+    assert space["there"] is False  # a script that has a way without CUDA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
 
 import pytest
@@ -127,6 +128,22 @@ def test_what_the_device_has_is_left_alone(capable):
     arguments.settle(given, capabilities)
     assert vars(given) == before
     assert capabilities.notes == ()
+
+
+@pytest.mark.parametrize("switch", [False, True, None])
+def test_tf32_that_transformers_cannot_turn_on_is_off(capable, monkeypatch, switch):
+    """A Cambricon has TF32, and transformers raises for it."""
+    library = types.SimpleNamespace()
+    if switch is not None:
+        library.is_torch_tf32_available = lambda: switch
+    monkeypatch.setitem(sys.modules, "transformers.utils.import_utils", library)
+    capabilities = capable(kind="mlu", dtype=("bfloat16", "tf32", "float32"))
+    given = types.SimpleNamespace(bf16=True, fp16=False, tf32=True, optim="", use_cpu=False)
+    arguments.settle(given, capabilities)
+    assert given.tf32 is (None if switch is False else True)
+    assert [note.subject for note in capabilities.notes] == (
+        ["SimpleNamespace(tf32=True)"] if switch is False else []
+    )
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,51 @@ def check_random_numbers() -> None:
     assert torch.equal(c, torch.randn(3, device=KIND, generator=one.manual_seed(9)))
     with torch.random.fork_rng([0], device_type=KIND):
         torch.rand(1, device=KIND)
+    # a seed and an offset, as DTensor takes them apart
+    one.manual_seed(9)
+    torch.rand(2, device=KIND, generator=one)
+    seed, offset = one.get_state().view(torch.int64).tolist()
+    assert seed == 9
+    assert offset == one.get_offset() > 0
+    after = torch.rand(2, device=KIND, generator=one)
+    one.set_state(torch.tensor([seed, offset]).view(torch.uint8))
+    assert torch.equal(after, torch.rand(2, device=KIND, generator=one))
+    expect(RuntimeError, "wrong size", lambda: one.set_state(host))
+
+
+def check_recurrent_layers() -> None:
+    for kind in (torch.nn.LSTM, torch.nn.GRU):
+        for options in ({"num_layers": 2}, {"bidirectional": True, "bias": False}):
+            torch.manual_seed(0)
+            layer = kind(3, 4, **options)
+            x = torch.randn(5, 2, 3)
+            here = _gradients(layer, x)
+            there = _gradients(layer.to(KIND), x.to(KIND))
+            for mine, theirs in zip(there, here, strict=True):
+                torch.testing.assert_close(mine.cpu(), theirs)
+
+
+def _gradients(layer: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    out, state = layer(x)
+    states = state if isinstance(state, tuple) else (state,)
+    (out.sin().sum() + sum(one.cos().sum() for one in states)).backward()
+    return [out.detach(), x.grad, *(one.grad.clone() for one in layer.parameters())]
+
+
+def check_parameters_stay_when_a_model_moves() -> None:
+    """A script that makes its optimizer first, as CUDA lets it, trains the model that moved."""
+    model = torch.nn.Linear(2, 2)
+    weight, optimizer = model.weight, torch.optim.SGD(model.parameters(), lr=0.1)
+    before = weight.detach().clone()
+    assert model.to(KIND).weight is weight
+    assert weight.device.type == KIND
+    model(torch.ones(1, 2, device=KIND)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.weight.detach().cpu(), before)
+    assert model.cpu().weight is weight
+    assert weight.grad.device.type == "cpu"
 
 
 def check_streams_and_events() -> None:

@@ -21,6 +21,8 @@ CHECKS = (
     "memory_ends",
     "memory_ends_inside_an_operator",
     "random_numbers",
+    "recurrent_layers",
+    "parameters_stay_when_a_model_moves",
     "streams_and_events",
     "serialisation",
     "autocast_and_scaler",
@@ -30,6 +32,13 @@ CHECKS = (
     "checkpointing_and_threads",
 )
 SCRIPT = str(HERE / "device_checks.py")
+
+
+def test_a_program_that_ends_at_once_ends_well(simulate):
+    """torch's threads for the device had not let go of its tensors, which aborted it."""
+    source = "import torch; torch.ones(2, device='npu', requires_grad=True).sum().backward()"
+    ends = [simulate("ascend-910b2", "python", "-c", source) for _ in range(3)]
+    assert [ended.returncode for ended in ends] == [0, 0, 0], ends[-1].stderr
 
 
 @pytest.mark.parametrize("machine", ["ascend-910b2", "tesla-p4", "mlu590", "intel-arc-b60"])

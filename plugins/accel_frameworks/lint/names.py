@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accel_frameworks.lint.findings import Fate
-from accel_frameworks.torch import cuda_module, distributed, refusing, tensors
+from accel_frameworks.torch import comm, cuda_module, distributed, refusing, tensors
 
 ACCELERATOR = "torch.accelerator"
 DEVICE = "torch.accelerator.current_accelerator()"
@@ -53,6 +53,11 @@ _OTHERS = (
     "Stream",
     "Event",
     "StreamContext",
+    "check_error",
+    "comm",
+    "cudart",
+    "make_graphed_callables",
+    "nccl.version",
     "default_generators",
     "init",
     "OutOfMemoryError",
@@ -79,6 +84,7 @@ REDIRECTED = frozenset(
 REFUSED = {
     **{name.replace(":", "."): remedy for name, remedy in refusing.REFUSED.items()},
     **{f"torch.cuda.{name}": "leave the reading out" for name in cuda_module.UNKNOWN},
+    **{f"torch.cuda.nccl.{name}": comm.WITH_RANKS for name in comm.ACROSS},
 }
 NO_EFFECT = (
     "torch.cuda.nvtx.",

@@ -17,6 +17,7 @@ SKIPPED = frozenset(
     (".git", ".hg", "__pycache__", "node_modules", "site-packages", "build", "dist")
 )
 DEVICE_NAME = re.compile(r"cuda(:(\d+|%[ds]|\{.*))?\Z")
+TENSOR_TYPE = re.compile(r"torch\.cuda\.[A-Z][A-Za-z0-9]*Tensor\Z")
 NCCL_NAME = re.compile(r"(^|[:,])nccl($|,)", re.IGNORECASE)
 Dotted = dict[str, str]
 
@@ -177,6 +178,12 @@ class _Reader:
             if self.dotted(function) != "torch.cuda":
                 self.add(function, "cuda()", ".cuda()", ".to(device)", Fate.REDIRECTED)
             return
+        if isinstance(function, ast.Attribute) and function.attr == "startswith":
+            held = function.value
+            about = _is_device_text(held) or _is_device_type(held)
+            if about and any(map(_is_cuda, node.args)):
+                self._compared(node, "a tensor's device, as text, compared with 'cuda'")
+            return
         name = self.dotted(function) or ""
         first = node.args[0] if node.args else None
         number = isinstance(first, ast.Constant) and type(first.value) is int
@@ -193,21 +200,19 @@ class _Reader:
 
     def _comparison(self, node: ast.Compare) -> None:
         sides = [node.left, *node.comparators]
-        of_tensor = any(
-            isinstance(side, ast.Attribute)
-            and side.attr == "type"
-            and isinstance(side.value, ast.Attribute)
-            and side.value.attr == "device"
-            for side in sides
-        )
-        if of_tensor and any(isinstance(s, ast.Constant) and s.value == "cuda" for s in sides):
-            self.add(
-                node,
-                "device.type",
-                "a tensor's device.type compared with 'cuda'",
-                f"== {names.DEVICE}.type",
-                Fate.NOT_REDIRECTED,
-            )
+        if any(map(_is_device_type, sides)) and any(map(_is_cuda, sides)):
+            self._compared(node, "a tensor's device.type compared with 'cuda'")
+        elif any(map(_is_device_text, sides)) and any(map(_is_cuda, sides)):
+            self._compared(node, "a tensor's device, as text, compared with 'cuda'")
+        elif any(_is_device(side) for side in sides) and any(map(self._names_cuda, sides)):
+            self._compared(node, "a tensor's device compared with torch.device('cuda')")
+
+    def _compared(self, node: ast.AST, what: str) -> None:
+        self.add(node, "device.type", what, f"== {names.DEVICE}.type", Fate.NOT_REDIRECTED)
+
+    def _names_cuda(self, node: ast.expr) -> bool:
+        named = isinstance(node, ast.Call) and self.dotted(node.func) == "torch.device"
+        return named and any(map(_is_cuda, node.args))  # type: ignore[attr-defined]
 
     def _text(self, node: ast.expr, text: str, parent: ast.AST | None) -> None:
         if isinstance(parent, (ast.Compare, ast.JoinedStr, ast.FormattedValue)):
@@ -216,6 +221,8 @@ class _Reader:
             portable = names.DEVICE if text == "cuda" else "torch.device(type, number)"
             shown = "f'cuda:{...}'" if isinstance(node, ast.JoinedStr) else repr(text)
             self.add(node, "device", shown, portable, Fate.REDIRECTED)
+        elif TENSOR_TYPE.match(text):
+            self.add(node, "torch.cuda", repr(text), ".to(device, dtype)", Fate.REDIRECTED)
         elif text.split(" ")[0].endswith("nvidia-smi"):
             self.add(node, "nvidia-smi", text[:40], "accel devices --json", Fate.NOT_REDIRECTED)
         elif NCCL_NAME.search(text) and len(text) < 64 and " " not in text:
@@ -225,6 +232,28 @@ class _Reader:
             if known is not None:
                 fate, portable = known
                 self.add(node, "variable", text, portable, fate)
+
+
+def _is_device(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "device"
+
+
+def _is_device_type(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "type" and _is_device(node.value)
+
+
+def _is_device_text(node: ast.AST) -> bool:
+    """`str(x.device)`."""
+    text = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "str"
+    return text and any(map(_is_device, node.args))  # type: ignore[attr-defined]
+
+
+def _is_cuda(node: ast.AST) -> bool:
+    """`"cuda"`, `"cuda:0"`, or a text that begins so."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(node, ast.JoinedStr):
+        value = _beginning(node)
+    return isinstance(value, str) and DEVICE_NAME.match(value) is not None
 
 
 def _docstring(node: ast.AST) -> ast.AST | None:

@@ -5,16 +5,24 @@ other kind of device: Yes would lead them past the device that is there. A scrip
 for CUDA alone asks nothing else: for it Yes means "the device you use is there".
 
 On a CPU a script that has a way without CUDA takes it, as it does without accel; only one that
-would refuse to go on, or divides by the number of devices, is told Yes.
+would refuse to go on, or divides by the number of devices, is told Yes. So are the ranks of one
+that knows no backend but NCCL, and a process that has gone past the point where it would have
+stopped without accel (`init_process_group("nccl")`, `torch.cuda.set_device`): the way without CUDA
+is often that of a single process, and ranks would train apart.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import linecache
+import os
 import sys
-from types import CodeType, FrameType
+from types import FrameType
+
+from accel_frameworks.torch import refusals
+
+TYPE_CHECKING = False  # typing itself is not imported for the sake of annotations
+if TYPE_CHECKING:
+    from accel_frameworks.torch.target import Target
 
 OURS = frozenset(("accel", "accel_frameworks"))
 AWARE = frozenset(
@@ -63,7 +71,6 @@ AWARE = frozenset(
     )
 )
 """Libraries that look for other devices than CUDA themselves, or are made for CUDA's own code."""
-_EXITS = frozenset(("exit", "quit", "_exit", "abort", "error", "fail", "skip"))
 
 
 def asker() -> FrameType | None:
@@ -74,6 +81,15 @@ def asker() -> FrameType | None:
     return frame
 
 
+def own_frames() -> int:
+    """How many frames of accel's lie between the function that asks and whoever called in."""
+    frame: FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None and _top(frame) in OURS:
+        frame, count = frame.f_back, count + 1
+    return count
+
+
 def knows_devices(frame: FrameType | None, *, any_library: bool = False) -> bool:
     """Whether the code of `frame` belongs to a library that is to be told the truth."""
     if frame is None:
@@ -82,6 +98,11 @@ def knows_devices(frame: FrameType | None, *, any_library: bool = False) -> bool
     if top in AWARE or top.startswith("accel_"):
         return True
     return any_library and _installed(frame.f_code.co_filename)
+
+
+def rely_on(target: Target) -> None:
+    """Remember it if what is being done only a script does that counts on CUDA being there."""
+    target.relied_on = target.relied_on or not knows_devices(asker(), any_library=True)
 
 
 def answer_is_cuda(kind: str) -> bool:
@@ -96,7 +117,14 @@ def refuses_without(frame: FrameType | None) -> bool:
     """Whether the code at `frame` stops if there is no CUDA: `assert`, or a branch that raises."""
     if frame is None:
         return False
-    return _refuses(frame.f_code, frame.f_lineno, frame.f_lasti)
+    return refusals.at(frame.f_code, frame.f_lineno, frame.f_lasti)
+
+
+def is_rank_of_nccl(frame: FrameType | None) -> bool:
+    """Whether this is a rank, of a script that knows no other backend than NCCL."""
+    if frame is None or "RANK" not in os.environ:
+        return False
+    return refusals.knows_nccl_alone(frame.f_code.co_filename)
 
 
 def _top(frame: FrameType) -> str:
@@ -107,92 +135,3 @@ def _top(frame: FrameType) -> str:
 def _installed(filename: str) -> bool:
     parts = filename.replace("\\", "/").split("/")
     return "site-packages" in parts or "dist-packages" in parts
-
-
-@functools.lru_cache(maxsize=256)
-def _refuses(code: CodeType, line: int, instruction: int) -> bool:
-    try:
-        tree = _parsed(code.co_filename)
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-    columns = _columns(code, instruction)
-    return any(
-        isinstance(node, (ast.Call, ast.Attribute))
-        and node.lineno <= line <= (node.end_lineno or node.lineno)
-        and (columns is None or (node.lineno, node.col_offset) == columns)
-        and _is_question(node)
-        and refusing(parents)
-        for node, parents in _walk(tree, ())
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _parsed(filename: str) -> ast.AST:
-    return ast.parse("".join(linecache.getlines(filename)))
-
-
-def _columns(code: CodeType, instruction: int) -> tuple[int, int] | None:
-    positions = getattr(code, "co_positions", None)
-    if positions is None:  # Python 3.10 knows the line alone
-        return None
-    found = list(positions())[instruction // 2]
-    return None if found[0] is None or found[2] is None else (found[0], found[2])
-
-
-def _walk(node: ast.AST, parents: tuple[ast.AST, ...]) -> list[tuple[ast.AST, tuple[ast.AST, ...]]]:
-    """Every node with its parents, nearest first; no recursion, so deep sources do no harm."""
-    found: list[tuple[ast.AST, tuple[ast.AST, ...]]] = []
-    stack = [(node, parents)]
-    while stack:
-        node, parents = stack.pop()
-        found.append((node, parents))
-        stack += [(child, (node, *parents)) for child in ast.iter_child_nodes(node)]
-    return found
-
-
-def _is_question(node: ast.Call | ast.Attribute) -> bool:
-    if isinstance(node, ast.Attribute):
-        return node.attr == "is_cuda"
-    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    return name in ("is_available", "is_initialized", "is_built", "is_nccl_available")
-
-
-def refusing(parents: tuple[ast.AST, ...]) -> bool:
-    """Whether the statement around a question about CUDA stops the program on a No."""
-    for node in parents:
-        if isinstance(node, ast.Assert):
-            return True
-        if isinstance(node, (ast.If, ast.IfExp)):
-            if isinstance(node, ast.IfExp):
-                return False
-            body = node.body if _negated(parents[: parents.index(node)]) else node.orelse
-            return _stops(body) or (_leaves(body) and _in_main(parents))
-        if isinstance(node, ast.stmt):
-            return False
-    return False
-
-
-def _leaves(body: list[ast.stmt]) -> bool:
-    return bool(body) and isinstance(body[-1], ast.Return) and body[-1].value is None
-
-
-def _in_main(parents: tuple[ast.AST, ...]) -> bool:
-    functions = (node for node in parents if isinstance(node, ast.FunctionDef))
-    return any("main" in node.name or "train" in node.name for node in functions)
-
-
-def _negated(between: tuple[ast.AST, ...]) -> bool:
-    nots = sum(isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) for node in between)
-    return nots % 2 == 1
-
-
-def _stops(body: list[ast.stmt]) -> bool:
-    if not body:
-        return False
-    last = body[-1]
-    if isinstance(last, ast.Raise):
-        return True
-    call = last.value if isinstance(last, ast.Expr) else None
-    if isinstance(call, ast.Call):
-        return getattr(call.func, "attr", getattr(call.func, "id", "")) in _EXITS
-    return False

@@ -9,11 +9,19 @@ from typing import Any
 from accel.resolving import Capabilities
 from accel.values import Feature
 
-RESULT: Mapping[str, int] = {"all_reduce": 0, "reduce": 0, "reduce_scatter_tensor": 0}
+RESULT: Mapping[str, int] = {
+    "all_reduce": 0,
+    "reduce": 0,
+    "reduce_scatter": 0,
+    "reduce_scatter_single": 0,
+    "reduce_scatter_tensor": 0,
+}
 """The collectives, and which of their arguments is the result."""
 PARAMETERS = {
     "all_reduce": ("tensor", "op", "group", "async_op"),
     "reduce": ("tensor", "dst", "op", "group", "async_op"),
+    "reduce_scatter": ("output", "input_list", "op", "group", "async_op"),
+    "reduce_scatter_single": ("output", "input", "op", "group", "async_op"),
     "reduce_scatter_tensor": ("output", "input", "op", "group", "async_op"),
 }
 

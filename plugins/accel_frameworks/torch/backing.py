@@ -108,7 +108,8 @@ class Backing:
     def is_available(self) -> bool:
         frame = asking.asker()
         if self.target.kind == "cpu":
-            return asking.refuses_without(frame)
+            counts_on_it = self.target.relied_on or asking.is_rank_of_nccl(frame)
+            return counts_on_it or asking.refuses_without(frame)
         return True
 
     def device_count(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from accel.patching import slots
 from accel.resolving import Capabilities
 from accel.values import Patch
-from accel_frameworks.torch import amp, asking, tensors
+from accel_frameworks.torch import asking
 from accel_frameworks.torch.patches import REASON, patch
 from accel_frameworks.torch.target import Target, names_cuda
 
@@ -26,15 +26,15 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
         "torch._dynamo.variables.torch:TorchInGraphFunctionVariable._get_handlers", _of_originals
     )
     yield Patch(target="torch._dynamo.variables.torch", reason=REASON, seam=_foldable_originals)
-    yield Patch(target="torch.jit._builtins", reason=REASON, seam=_as_operators)
+    yield patch("torch.jit._builtins:_find_builtin", _operator_of)
     for name in ("custom_op", "register_kernel"):
         yield patch(f"torch.library:{name}", functools.partial(_kernels_for, target))
     yield patch(
         "torch._library.custom_ops:CustomOpDef.register_kernel",
         functools.partial(_kernels_for, target),
     )
-    for name in ("script", "load"):
-        yield patch(f"torch.jit:{name}", functools.partial(_scripted, target))
+    yield patch("torch.jit:script", lambda original: _scripted(_in_callers_scope(original), target))
+    yield patch("torch.jit:load", lambda original: _scripted(original, target))
 
 
 def _create_proxy(original: Callable[..., Any], redirection: Target) -> Callable[..., Any]:
@@ -62,7 +62,7 @@ def _doors() -> dict[Any, Any]:
     found = {}
     for module in (torch, torch.cuda, torch.random):
         for value in list(vars(module).values()):
-            if isinstance(value, FunctionType) and value.__code__.co_filename == slots.__file__:
+            if isinstance(value, FunctionType) and _is_door(value):
                 found[value] = value.__wrapped__  # type: ignore[attr-defined]
     return found
 
@@ -103,28 +103,21 @@ def _hashed(value: Any) -> Any:
     return value if isinstance(value, FunctionType) else None
 
 
-def _as_operators(module: Any) -> Callable[[], None]:
-    """TorchScript knows torch's functions by identity: tell it what stands in for them.
+def _operator_of(original: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    """TorchScript knows torch's functions by identity: what stands in for one is that operator."""
 
-    Pickle knows them by name, and the originals' qualified name is that of a hidden class.
-    """
-    import torch
+    @functools.wraps(original)
+    def find(fn: Any) -> str | None:
+        found = original(fn)
+        if found is None and isinstance(fn, FunctionType) and _is_door(fn):
+            return original(fn.__wrapped__)  # type: ignore[attr-defined]
+        return found
 
-    table = module._get_builtin_table()
-    names = (*tensors.FROM_DATA, *tensors.FACTORIES, *amp.STATE, *amp.OLD_STATE)
-    added = []
-    for name in names:
-        function = getattr(torch, name, None)
-        if function is not None and id(function) not in table:
-            table[id(function)] = f"aten::{name}"
-            added.append(id(function))
-            function.__qualname__ = name
+    return find
 
-    def undo() -> None:
-        for key in added:
-            table.pop(key, None)
 
-    return undo
+def _is_door(function: FunctionType) -> bool:
+    return function.__code__.co_filename == slots.__file__
 
 
 def _kernels_for(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +139,18 @@ def _kernels_for(target: Target, original: Callable[..., Any]) -> Callable[..., 
     return register
 
 
-def _scripted(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+def _in_callers_scope(original: Callable[..., Any]) -> Callable[..., Any]:
+    """torch looks the names of a class up so many frames above: ours are not to be counted."""
+
+    @functools.wraps(original)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        kwargs["_frames_up"] = kwargs.get("_frames_up", 0) + asking.own_frames()
+        return original(*args, **kwargs)
+
+    return script
+
+
+def _scripted(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
     @functools.wraps(original)
     def script(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)

@@ -181,6 +181,7 @@ def _set_device(backing: Backing, original: Callable[..., Any]) -> Callable[...,
         if index >= 0:
             does(index)
             backing.target.prefer(None)
+            asking.rely_on(backing.target)
 
     return set_device
 

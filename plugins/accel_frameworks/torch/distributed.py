@@ -12,12 +12,13 @@ from typing import Any
 from accel.resolving import Capabilities
 from accel.values import Feature, Level, Note, Patch
 from accel_frameworks.torch import asking, averaging
-from accel_frameworks.torch.patches import patch
+from accel_frameworks.torch.patches import instead, patch
 from accel_frameworks.torch.target import KIND, Target
 
 NCCL = "nccl"
 SECONDS_TO_LET_GO = 0.2
 EVERYWHERE = "gloo"
+FSDP = "torch.distributed.fsdp"
 C10D = "torch.distributed.distributed_c10d"
 
 INTERFACE = "NCCL_SOCKET_IFNAME"
@@ -89,10 +90,16 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     if target.indexed:
         yield patch("torch.nn.parallel.data_parallel:DataParallel.__init__", ranks.data_parallel)
         yield patch("torch.nn.parallel.data_parallel:DataParallel.scatter", ranks.scatter)
+    if not target.indexed:
+        yield patch(f"{FSDP}._init_utils:_check_module_states_for_sync_module_states", instead(_no))
     yield patch(
         "torch.distributed.fsdp.fully_sharded_data_parallel:FullyShardedDataParallel.__init__",
         ranks.with_device_id,
     )
+
+
+def _no(module_states: Any) -> None:
+    """FSDP's check that what it broadcasts is on a GPU: over gloo the host's tensors are sent."""
 
 
 def _let_go() -> None:
@@ -153,6 +160,8 @@ class _Ranks:
     def init_process_group(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(backend, str) and NCCL in backend.lower():
+                asking.rely_on(self.target)
             backend = self.backend(backend)
             named = kwargs.get("device_id")
             if named is not None:

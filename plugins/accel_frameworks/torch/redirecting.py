@@ -18,6 +18,7 @@ from accel.values import Level, Note, Patch
 from accel_frameworks.torch import (
     amp,
     attention,
+    comm,
     compiling,
     cuda_module,
     dispatching,
@@ -26,6 +27,7 @@ from accel_frameworks.torch import (
     loading,
     norms,
     refusing,
+    runtime,
     tensors,
 )
 from accel_frameworks.torch.target import Target
@@ -38,8 +40,10 @@ PARTS = (
     generators,
     loading,
     distributed,
+    comm,
     norms,
     compiling,
+    runtime,
     refusing,
 )
 """In the order in which they are laid; each has `patches(target, capabilities)`."""
@@ -55,11 +59,13 @@ def redirect(capabilities: Capabilities) -> Callable[[], None]:
 
     Raises PatchError, with nothing changed, if any of it cannot be done.
     """
+    from torch.jit._builtins import _get_builtin_table
     from torch.utils._device import _device_constructors
 
     device = capabilities.device
     target = Target(device.kind, device.name, 0 if _in_rank() else device.index)
-    _device_constructors()  # kept by torch once asked: of the originals, then
+    for kept_once_asked in (_device_constructors, _get_builtin_table):
+        kept_once_asked()  # of the originals, then
     journal = Journal()
     kernels = dispatching.Kernels(target)
     try:

@@ -16,7 +16,6 @@ REFUSED = {
     "torch.cuda:CUDAGraph": WITHOUT_GRAPHS,
     "torch.cuda:graph": WITHOUT_GRAPHS,
     "torch.cuda:graph_pool_handle": WITHOUT_GRAPHS,
-    "torch.cuda:make_graphed_callables": WITHOUT_GRAPHS,
     "torch.cuda:MemPool": "leave the pool out; the device's own allocator serves",
     "torch.cuda:use_mem_pool": "leave the pool out; the device's own allocator serves",
     "torch.cuda:CUDAPluggableAllocator": "leave it out; the device's own allocator serves",
@@ -26,7 +25,6 @@ REFUSED = {
     "torch.cuda:ExternalStream": "torch.cuda.Stream()",
     "torch.cuda:get_stream_from_external": "torch.cuda.Stream()",
     "torch.cuda:GreenContext": "leave it out",
-    "torch.cuda:cudart": "the functions of torch.cuda do not need it",
     "torch.cuda:current_blas_handle": "torch.matmul",
     "torch.cuda:current_solver_handle": "torch.linalg",
     "torch.cuda:_compile_kernel": "write the operator in torch, or in Triton where there is one",
@@ -40,7 +38,7 @@ REFUSED = {
 
 NATIVE_GRAPH = {"torch.cuda:CUDAGraph": "{}Graph", "torch.cuda:graph": "graph"}
 """What a vendor's torch module has instead, if it has it."""
-GRAPH_FUNCTIONS = ("graph_pool_handle", "make_graphed_callables")
+GRAPH_FUNCTIONS = ("graph_pool_handle",)
 
 
 def refusal(name: str, target: Target, instead_: str = "") -> AccelError:

@@ -25,7 +25,8 @@ class Target:
 
     `table` is what the patched functions look at: text and torch.device to torch.device, for
     CUDA's names only, so that anything else costs one failed lookup. `cuda_was_started` is whether
-    torch has asked for CUDA to start, which it does once in a process. `indexed` is False where
+    torch has asked for CUDA to start, which it does once in a process. `relied_on` is whether the
+    script has done what it could not have done without CUDA. `indexed` is False where
     torch knows one device of the kind and no more.
     """
 
@@ -37,11 +38,14 @@ class Target:
         self.indexed = kind not in ("cpu", "mps")
         self.device = torch.device
         self.cuda_was_started = False
+        self.relied_on = False
         self.table: dict[Any, torch.device] = {}
         self._exported: dict[str, tuple[str, str | None]] = {}
         for number in range(MOST):
             there = torch.device(f"{kind}:{number}") if self.indexed else torch.device(kind)
             self.table[f"{KIND}:{number}"] = self.table[torch.device(KIND, number)] = there
+        if kind == "cpu":  # where a tensor's get_device() is -1
+            self.table[f"{KIND}:-1"] = torch.device(kind)
         self.prefer(index)
 
     def prefer(self, index: int | None) -> None:

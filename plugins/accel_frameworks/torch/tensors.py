@@ -55,6 +55,9 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     yield patch("torch:Tensor.cuda", lambda original: _cuda(original, target))
     yield patch("torch:Tensor.new_tensor", with_device)
     yield patch("torch:Tensor.is_cuda", lambda original: _is_cuda(original, target))
+    packed = "torch.nn.utils.rnn:PackedSequence"
+    yield patch(f"{packed}.cuda", lambda original: _cuda(original, target))
+    yield patch(f"{packed}.is_cuda", lambda original: _packed_is_cuda(original, target))
     yield patch("torch:Tensor.type", lambda original: _type(original, target))
     yield patch("torch.nn:Module.to", lambda original: _to(original, target))
     yield patch("torch.nn:Module.to_empty", with_device)
@@ -111,6 +114,7 @@ def _with_device(target: Target, original: Callable[..., Any]) -> Callable[..., 
     import torch
 
     table, device = target.table, torch.device
+    pins = target.indexed
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -118,6 +122,8 @@ def _with_device(target: Target, original: Callable[..., Any]) -> Callable[..., 
             named = kwargs.get("device")
             if named is not None:
                 kwargs["device"] = target.of(named)
+            if not pins and "pin_memory" in kwargs:
+                del kwargs["pin_memory"]
         for value in args:
             kind = type(value)
             if (kind is str or kind is device) and value in table:
@@ -159,6 +165,16 @@ def _is_cuda(original: Any, target: Target) -> property:
 
     def is_cuda(self: Any) -> bool:
         return bool(read(self)) or (self.device.type == kind and asking.answer_is_cuda(kind))
+
+    return property(is_cuda, doc=original.__doc__)
+
+
+def _packed_is_cuda(original: Any, target: Target) -> property:
+    kind = target.kind
+
+    def is_cuda(self: Any) -> bool:
+        there = self.data.device.type == kind
+        return bool(original.__get__(self)) or (there and asking.answer_is_cuda(kind))
 
     return property(is_cuda, doc=original.__doc__)
 
@@ -221,16 +237,23 @@ def _type(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
 
 
 def _default_type(original: Callable[..., Any], target: Target) -> Callable[..., Any]:
+    moved = False
+
     @functools.wraps(original)
     def set_default_tensor_type(t: Any) -> None:
         import torch
 
+        nonlocal moved
         kept = _dtype_of_type(t)
         if kept is None:
+            if moved:  # a type of the host's own takes the default back there
+                torch.set_default_device(None)
+                moved = False
             original(t)
             return
         torch.set_default_dtype(kept)
         if target.kind != "cpu":
             torch.set_default_device(target.of("cuda"))
+            moved = True
 
     return set_default_tensor_type

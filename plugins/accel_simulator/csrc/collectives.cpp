@@ -59,6 +59,16 @@ Tensors seen(const Tensors& tensors) {
   return host;
 }
 
+// A card's library takes memory; gloo asks for as many rows in the one as there are ranks.
+Tensors flattened(Tensors tensors) {
+  for (at::Tensor& tensor : tensors) {
+    if (tensor.is_contiguous()) {
+      tensor = tensor.view(-1);
+    }
+  }
+  return tensors;
+}
+
 TensorLists seen(const TensorLists& lists) {
   TensorLists host;
   for (const auto& list : lists) {
@@ -131,7 +141,7 @@ class DeviceCollectives final : public c10d::Backend {
   c10::intrusive_ptr<Work> _allgather_base(
       at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& options) override {
     check("allgather", {input});
-    auto host = seen(Tensors{output, input});
+    auto host = flattened(seen(Tensors{output, input}));
     return wrapped(inner_->_allgather_base(host[0], host[1], options), {output});
   }
 

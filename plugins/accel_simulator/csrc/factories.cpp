@@ -168,9 +168,21 @@ at::Tensor log_softmax_backward(
   });
 }
 
+bool has_compatible_shallow_copy_type(const at::Tensor& self, const at::Tensor& from) {
+  const auto dense = [](const at::Tensor& tensor) {
+    return tensor.layout() == at::kStrided &&
+        (tensor.device().is_cpu() || is_simulated(tensor.device().type()));
+  };
+  return self.key_set() == from.key_set() || (dense(self) && dense(from));
+}
+
 void record_stream(at::Tensor& /*self*/, c10::Stream /*stream*/) {}
 
 }  // namespace
+
+void register_own_type(torch::Library& library) {
+  library.impl("_has_compatible_shallow_copy_type", &has_compatible_shallow_copy_type);
+}
 
 void register_factories(torch::Library& library) {
   library.impl("empty.memory_format", &empty);

@@ -44,6 +44,8 @@ void register_all(c10::DeviceType type) {
   libraries.reserve(4);
   torch::Library& aten = *libraries.back();
   register_factories(aten);
+  register_recurrent(aten);
+  register_sync_norms(aten);
   register_attention(aten, type);
   if (type == c10::DeviceType::XPU) {
     register_plain_attention(aten);
@@ -57,6 +59,7 @@ void register_all(c10::DeviceType type) {
   libraries.back()->fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
   if (type == c10::DeviceType::PrivateUse1) {
     register_autocast();
+    register_own_type(aten);
   }
 }
 

@@ -1,55 +1,97 @@
 #include "random.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/Utils.h>
 #include <ATen/core/jit_type.h>
+
+#include <cstring>
 
 namespace accel_simulator {
 
 namespace {
 
+// What an operator moves the offset by: four numbers are the least that a card's engine draws.
+constexpr uint64_t kStep = 4;
+
+// The host's engine takes 32 bits of a seed. At offset 0 it is the seed's own.
+uint64_t mixed(uint64_t seed, uint64_t offset) {
+  if (offset == 0) {
+    return seed;
+  }
+  uint64_t bits = seed + offset * 0x9e3779b97f4a7c15ULL;
+  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebULL;
+  return bits ^ (bits >> 31);
+}
+
 class DeviceGenerator final : public c10::GeneratorImpl {
  public:
-  DeviceGenerator(c10::Device device, at::Generator engine)
+  explicit DeviceGenerator(c10::Device device)
       : c10::GeneratorImpl(device, c10::DispatchKeySet(backend_of(device.type()).key)),
-        engine_(std::move(engine)) {}
+        engine_(at::detail::createCPUGenerator()) {}
 
   void set_current_seed(uint64_t seed) override {
-    engine_.set_current_seed(seed);
+    seed_ = seed;
+    offset_ = 0;
   }
   void set_offset(uint64_t offset) override {
-    TORCH_CHECK(offset == 0, "a simulated device's generator has no offset to set");
+    TORCH_CHECK(offset % kStep == 0, "offset must be a multiple of 4");
+    offset_ = offset;
   }
   uint64_t get_offset() const override {
-    return 0;
+    return offset_;
   }
   uint64_t current_seed() const override {
-    return engine_.current_seed();
+    return seed_;
   }
   uint64_t seed() override {
-    return engine_.seed();
+    set_current_seed(c10::detail::getNonDeterministicRandom());
+    return seed_;
   }
   void set_state(const c10::TensorImpl& state) override {
-    engine_.unsafeGetGeneratorImpl()->set_state(state);
+    at::detail::check_rng_state(state);
+    TORCH_CHECK(
+        state.numel() == sizeof(seed_) + sizeof(offset_), "RNG state is wrong size: it has ",
+        state.numel(), " bytes, and a device's has a seed and an offset, 16 bytes");
+    const auto* bytes = state.data_dtype_initialized<uint8_t>();
+    uint64_t offset = 0;
+    std::memcpy(&offset, bytes + sizeof(seed_), sizeof(offset));
+    set_offset(offset);
+    std::memcpy(&seed_, bytes, sizeof(seed_));
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
-    return engine_.unsafeGetGeneratorImpl()->get_state();
+    at::Tensor state = at::detail::empty_cpu(
+        {sizeof(seed_) + sizeof(offset_)}, at::kByte, std::nullopt, std::nullopt, std::nullopt,
+        std::nullopt);
+    auto* bytes = state.mutable_data_ptr<uint8_t>();
+    std::memcpy(bytes, &seed_, sizeof(seed_));
+    std::memcpy(bytes + sizeof(seed_), &offset_, sizeof(offset_));
+    return state.getIntrusivePtr();
   }
-  const at::Generator& engine() const {
+  const at::Generator& next() {
+    engine_.set_current_seed(mixed(seed_, offset_));
+    offset_ += kStep;
     return engine_;
   }
 
  private:
   DeviceGenerator* clone_impl() const override {
-    return new DeviceGenerator(device_, engine_.clone());
+    auto* made = new DeviceGenerator(device_);
+    made->seed_ = seed_;
+    made->offset_ = offset_;
+    return made;
   }
 
+  uint64_t seed_ = c10::default_rng_seed_val;
+  uint64_t offset_ = 0;
   at::Generator engine_;
 };
 
 }  // namespace
 
 at::Generator new_generator(c10::Device device) {
-  return at::make_generator<DeviceGenerator>(device, at::detail::createCPUGenerator());
+  return at::make_generator<DeviceGenerator>(device);
 }
 
 const at::Generator& default_generator(c10::Device device) {
@@ -65,7 +107,7 @@ at::Generator host_generator(const at::Generator& generator) {
   if (!generator.defined() || !is_simulated(generator.device().type())) {
     return generator;
   }
-  return static_cast<DeviceGenerator*>(generator.unsafeGetGeneratorImpl())->engine();
+  return static_cast<DeviceGenerator*>(generator.unsafeGetGeneratorImpl())->next();
 }
 
 bool is_generator(const c10::Argument& argument) {

@@ -1,4 +1,4 @@
-// Generators of simulated devices: the host's engine, under the device's name and seed.
+// Generators of simulated devices: a seed and an offset, as on the cards, over the host's engine.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -11,7 +11,8 @@ namespace accel_simulator {
 at::Generator new_generator(c10::Device device);
 const at::Generator& default_generator(c10::Device device);
 
-// The engine that kernels draw from; a generator of the host is its own.
+// The engine that one operator draws from, set to where the device's generator stands, which moves
+// on. A generator of the host is its own.
 at::Generator host_generator(const at::Generator& generator);
 
 bool is_generator(const c10::Argument& argument);
