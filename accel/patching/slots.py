@@ -107,8 +107,9 @@ class Slot:
             if self._door is None:
                 self._door = _door(bare(self.base))
                 if isinstance(bare(self.base), BuiltinFunctionType) and self.place.is_global:
-                    # pickle goes by it, and a builtin's may be that of a hidden class
+                    # pickle goes by these; a builtin's may be a hidden class's, or None
                     self._door[0].__qualname__ = self.place.name
+                    self._door[0].__module__ = self.place.holder.__name__
                 self._clothes = _dressed(self._door[0], self.base)
             self._aim(top)
             return self._clothes

@@ -15,7 +15,7 @@ from accel.cli import main
 from accel.errors import AccelError, InputError
 from accel.machine import ThisMachine
 from accel_simulator import command, faults
-from accel_simulator.cards import cards_of
+from accel_simulator.cards import cards_of, simulatable
 from accel_simulator.machine import SimulatedMachine
 from accel_simulator.naming import parse_spec
 
@@ -171,3 +171,11 @@ def test_the_stand_in_is_only_for_a_simulation():
     pytest.importorskip("torch")
     with pytest.raises(ImportError, match="only stands in"):
         importlib.import_module("accel_simulator.standins.npu.torch_npu")
+
+
+@pytest.mark.parametrize("name", testing.machines())
+def test_one_device_of_any_machine(name):
+    if not simulatable(testing.machine(name)):
+        pytest.skip("has nothing to simulate")
+    machine = SimulatedMachine.of(parse_spec(f"{name}:1"), ThisMachine(), faults.Faults())
+    assert {len(card.devices) for card in cards_of(machine)} == {1}
