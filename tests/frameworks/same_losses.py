@@ -7,10 +7,12 @@ Started by test_fw_same_losses.py without accel and with it; also by torchrun.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import random
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,6 +126,10 @@ def accelerate(model: str) -> list[str]:
             optimizer.zero_grad()
         losses.append(float(accelerator.reduce(loss.detach(), "mean")).hex())
     found = digest(accelerator.unwrap_model(network))
+    del network, optimizer, loss
+    gc.collect()
+    # Without accel, gloo's threads that drop their last work while the group ends can abort.
+    time.sleep(0.5)
     accelerator.end_training()
     return [*losses, found]
 
