@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     fair = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, fair)))
 
-# Started in the background by a shell, or by nohup, all processes ignore interrupts, which tests send.
+# Started in the background by a shell all processes ignore interrupts, which tests send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
