@@ -281,9 +281,7 @@ def _settled(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     value = function(*arguments)
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
         return value
-    if hasattr(
-        value, "__enter__"
-    ):  # a context that a hook was asked for, to be entered and no more
+    if hasattr(value, "__enter__"):  # a context that a hook was asked for, to be entered
         return value
     items = list(itertools.islice(value, MOST_ITEMS + 1))
     if len(items) > MOST_ITEMS:

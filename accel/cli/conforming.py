@@ -19,6 +19,7 @@ from accel.cli.output import colored, print_json, quiet_log, write_whole
 
 if TYPE_CHECKING:
     from accel.testing.conformance import Conformance, Result, Rule
+    from accel.testing.conformance.suite import Course
 
 BEAT = 2.0
 """Seconds between two lines on what is being done, within a rule."""
@@ -105,7 +106,7 @@ class _Kept:
         now = time.monotonic()
         self._rest_until = now + (now - begin) / SHARE
 
-    def write_soon(self, course: Any) -> None:
+    def write_soon(self, course: Course) -> None:
         """Unless it was done a moment ago."""
         if time.monotonic() >= self._rest_until:
             self.write(course.outcome)

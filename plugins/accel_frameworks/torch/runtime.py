@@ -23,7 +23,7 @@ def patches(target: Target, capabilities: Capabilities) -> Iterable[Patch]:
     """`cudart()` and `check_error`; `make_graphed_callables`, which gives the functions back."""
     runtime = _Runtime(Backing(target, capabilities))
     yield patch("torch.cuda:cudart", instead(lambda: runtime))
-    yield patch("torch.cuda:check_error", functools.partial(_check_error))
+    yield patch("torch.cuda:check_error", _check_error)
     yield patch("torch.autograd.profiler:emit_nvtx", instead(_EmitsNothing))
     for name in ("preferred_linalg_library", "preferred_blas_library"):
         yield patch(f"torch.backends.cuda:{name}", _prefers_none)
