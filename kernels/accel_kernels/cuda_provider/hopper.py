@@ -12,7 +12,7 @@ import torch
 
 from accel_kernels.cuda_provider import layout
 from accel_kernels.cuda_provider.compiling import Program
-from accel_kernels.cuda_provider.launch import Function, Structure, driver_call, function
+from accel_kernels.cuda_provider.launch import Launch, Structure, driver_call, function
 from accel_kernels.cuda_provider.planning import SCALE_KINDS, gpu, group_constant
 from accel_kernels.providers import Shape
 
@@ -126,23 +126,12 @@ def program_of(
     return program, stages * stage + cut.out_bytes + ALIGNMENT
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """What a product of one size needs besides its tensors."""
-
-    kernel: Function
-    cut: Tiling
-    blocks: int
-    shared_bytes: int
-    sizes: tuple[int, ...]
-
-
 @functools.lru_cache(maxsize=4096)
 def prepared(
     shape: Shape, rows: int, dtype: torch.dtype, scales: torch.dtype, device: int,
     backward: bool, cut: Tiling | None,
-) -> Launch:  # fmt: skip
-    """The kernel, compiled and loaded, and its grid."""
+) -> tuple[Tiling, Launch]:  # fmt: skip
+    """The cut, and its kernel, compiled and loaded, and its grid."""
     chunks, tiles = layout.chunks(shape), layout.tiles(shape)
     across, depth = (chunks, tiles) if backward else (tiles, chunks)
     cut = cut or tiling(rows, across)
@@ -154,7 +143,7 @@ def prepared(
     clusters = clusters_for(tiles_of_y, depth, limits.multiprocessors // cut.cluster)
     kernel = function(program, "multiply_tiles", device, shared, early=True)
     sizes = (rows, shape.out_features, shape.in_features, chunks, tiles, layout.groups(shape))
-    return Launch(kernel, cut, clusters * cut.cluster, shared, sizes)
+    return cut, Launch(kernel, clusters * cut.cluster, shared, sizes)
 
 
 def multiply(
@@ -168,8 +157,7 @@ def multiply(
     words, zeros, scales = packed[:3]
     rows, device = x.shape[0], x.device.index
     features = shape.in_features if backward else shape.out_features
-    launch = prepared(shape, rows, x.dtype, scales.dtype, device, backward, cut)
-    chosen = launch.cut
+    chosen, launch = prepared(shape, rows, x.dtype, scales.dtype, device, backward, cut)
     y = torch.empty(rows, features, dtype=x.dtype, device=x.device)
     parts = torch.empty(
         launch.blocks * chosen.span * chosen.rows, dtype=torch.float32, device=x.device

@@ -150,6 +150,16 @@ def clusters_at_once(kernel: Function, size: int, threads: int, shared_bytes: in
     return count.value
 
 
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What a product of one size needs besides its tensors; `sizes` are the kernel's numbers."""
+
+    kernel: Function
+    blocks: int
+    shared_bytes: int
+    sizes: tuple[int, ...]
+
+
 def _argument(value: Argument) -> ctypes.c_void_p | ctypes.c_int | ctypes.Array[ctypes.c_char]:
     if isinstance(value, int):
         return ctypes.c_int(value)

@@ -10,7 +10,7 @@ import torch
 
 from accel_kernels.cuda_provider import layout
 from accel_kernels.cuda_provider.compiling import Program
-from accel_kernels.cuda_provider.launch import Function, clusters_at_once, function
+from accel_kernels.cuda_provider.launch import Launch, clusters_at_once, function
 from accel_kernels.cuda_provider.planning import SCALE_KINDS, Gpu, gpu, group_constant
 from accel_kernels.providers import Shape
 
@@ -106,17 +106,6 @@ def _serves(cut: Cut, shape: Shape, gpu: Gpu) -> bool:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """What a product of one size needs besides its tensors."""
-
-    kernel: Function
-    cut: Cut
-    blocks: int
-    shared_bytes: int
-    sizes: tuple[int, ...]
-
-
 @functools.lru_cache(maxsize=4096)
 def prepared(
     shape: Shape, cut: Cut, dtype: torch.dtype, scales: torch.dtype, out: torch.dtype, device: int
@@ -137,7 +126,7 @@ def prepared(
         shape.out_features, shape.in_features, layout.chunks(shape), layout.groups(shape),
         cut.units(shape), blocks,
     )  # fmt: skip
-    return Launch(kernel, cut, blocks, shared, sizes)
+    return Launch(kernel, blocks, shared, sizes)
 
 
 def multiply(
