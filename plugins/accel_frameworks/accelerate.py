@@ -73,14 +73,13 @@ def _kind(device: Device) -> str:
 
 def _named(module: Any, device: Device) -> Callable[[], None]:
     """Name the device by the variable that accelerate and transformers read. Returns the undo."""
+    from accel.patching.variables import Variables
+
     if hasattr(module.DistributedType, _kind(device)) or DEVICE in os.environ:
         return lambda: None
-    os.environ[DEVICE] = device.torch_name
-
-    def undo() -> None:
-        os.environ.pop(DEVICE, None)
-
-    return undo
+    variables = Variables()
+    variables.set(DEVICE, device.torch_name)
+    return variables.take_back
 
 
 def _refusing_ranks(original: Callable[..., Any], device: Device) -> Callable[..., Any]:

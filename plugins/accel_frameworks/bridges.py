@@ -7,7 +7,6 @@ that does. And scripts that were written for a card import its bridge on their f
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -66,13 +65,14 @@ def _bridges(path: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 def install(capabilities: Capabilities, found: dict[str, str]) -> Callable[[], None]:
     """A finder for each; taking them away gives the environment back, too."""
-    before: list[str | None] = []
+    from accel.patching.variables import Variables
+
+    variables = Variables()
 
     def stood_in(package: str) -> Callable[[str], None]:
         def tell(reason: str) -> None:
-            before.append(os.environ.get(AUTOLOAD))
             # what this process starts would fail in its own `import torch`
-            os.environ[AUTOLOAD] = "0"
+            variables.set(AUTOLOAD, "0")
             capabilities.note(unusable(package, reason))
 
         return tell
@@ -92,13 +92,7 @@ def install(capabilities: Capabilities, found: dict[str, str]) -> Callable[[], N
     def undo() -> None:
         for one in undos:
             one()
-        if not before or os.environ.get(AUTOLOAD) != "0":
-            return  # never set, or set by the user since
-        first = before[0]
-        if first is None:
-            del os.environ[AUTOLOAD]
-        else:
-            os.environ[AUTOLOAD] = first
+        variables.take_back()
 
     return undo
 

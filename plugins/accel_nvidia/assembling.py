@@ -58,6 +58,8 @@ def not_needed(module: ModuleType, arch: str, variable: str) -> str | None:
 
 def use_newer(arch: str, variable: str) -> Callable[[], None]:
     """Name a ptxas that knows `arch` to Triton. Raises TargetMissing where there is none."""
+    from accel.patching.variables import Variables
+
     found = newer(arch)
     if found is None:
         raise TargetMissing(
@@ -65,13 +67,9 @@ def use_newer(arch: str, variable: str) -> Callable[[], None]:
             found=f"neither in {INSTALLED} nor in the wheel {WHEEL[0]}",
             remedy=f"pip install {WHEEL[0]}",
         )
-    os.environ[variable] = found
-
-    def undo() -> None:
-        if os.environ.get(variable) == found:  # what the user has set since is the user's
-            del os.environ[variable]
-
-    return undo
+    variables = Variables()
+    variables.set(variable, found)
+    return variables.take_back
 
 
 def newer(arch: str) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -167,23 +165,6 @@ def test_variables_with_the_same_meaning():
     assert distributed.environment("cpu", "gloo", given) == {"GLOO_SOCKET_IFNAME": "eth0"}
     own = {**given, "HCCL_SOCKET_IFNAME": "eth1", "PYTORCH_NPU_ALLOC_CONF": "x:y"}
     assert distributed.environment("npu", "hccl", own) == {}
-
-
-def test_variables_are_given_back_but_not_the_users(monkeypatch):
-    from accel_frameworks.torch.target import Target
-
-    names = ("ACCEL_TEST_A", "ACCEL_TEST_B", "ACCEL_TEST_C")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ACCEL_TEST_B", "")
-    target = Target("cpu", "x")
-    target.export(dict.fromkeys(names, "eth0"))
-    target.export({"ACCEL_TEST_A": "eth1"})
-    assert [os.environ[name] for name in names] == ["eth1", "eth0", "eth0"]
-    os.environ["ACCEL_TEST_C"] = "the user's"
-    target.withdraw()
-    target.withdraw()
-    assert [os.environ.get(name) for name in names] == [None, "", "the user's"]
 
 
 def test_a_backend_that_torch_does_not_know_becomes_gloo_and_is_said():

@@ -168,7 +168,8 @@ class _Ranks:
                 kwargs["device_id"] = self.target.of(named) if self.target.indexed else None
             name = str(backend or backend_for(self.capabilities)).rpartition(":")[2]
             # read by the backend when it first connects
-            self.target.export(environment(self.target.kind, name, os.environ))
+            for variable, value in environment(self.target.kind, name, os.environ).items():
+                self.target.variables.set(variable, value)
             if name == EVERYWHERE:
                 self.over_gloo = True
                 _let_go_at_exit()

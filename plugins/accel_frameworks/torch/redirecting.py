@@ -90,7 +90,7 @@ def redirect(capabilities: Capabilities) -> Callable[[], None]:
     def undo() -> None:
         kernels.remove()
         journal.revert()
-        target.withdraw()
+        target.variables.take_back()
         _start_cuda(target)
 
     return undo

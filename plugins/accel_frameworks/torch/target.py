@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 from typing import Any
+
+from accel.patching.variables import Variables
 
 KIND = "cuda"
 MOST = 64
@@ -26,8 +26,8 @@ class Target:
     `table` is what the patched functions look at: text and torch.device to torch.device, for
     CUDA's names only, so that anything else costs one failed lookup. `cuda_was_started` is whether
     torch has asked for CUDA to start, which it does once in a process. `relied_on` is whether the
-    script has done what it could not have done without CUDA. `indexed` is False where
-    torch knows one device of the kind and no more.
+    script has done what it could not have done without CUDA. `variables` are those that were set in
+    CUDA's stead. `indexed` is False where torch knows one device of the kind and no more.
     """
 
     def __init__(self, kind: str, name: str, index: int = 0) -> None:
@@ -40,7 +40,7 @@ class Target:
         self.cuda_was_started = False
         self.relied_on = False
         self.table: dict[Any, torch.device] = {}
-        self._exported: dict[str, tuple[str, str | None]] = {}
+        self.variables = Variables()
         for number in range(MOST):
             there = torch.device(f"{kind}:{number}") if self.indexed else torch.device(kind)
             self.table[f"{KIND}:{number}"] = self.table[torch.device(KIND, number)] = there
@@ -52,24 +52,6 @@ class Target:
         """What `cuda` without a number means; None or 0 for torch's current device."""
         chosen = f"{self.kind}:{index}" if self.indexed and index else self.kind
         self.table[KIND] = self.table[self.device(KIND)] = self.device(chosen)
-
-    def export(self, variables: Mapping[str, str]) -> None:
-        """Set environment variables, which `withdraw` takes back."""
-        for name, value in variables.items():
-            _, before = self._exported.get(name, (value, os.environ.get(name)))
-            self._exported[name] = (value, before)
-            os.environ[name] = value
-
-    def withdraw(self) -> None:
-        """The variables as they were; what somebody has set since is left alone."""
-        while self._exported:
-            name, (value, before) = self._exported.popitem()
-            if os.environ.get(name) != value:
-                continue
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
 
     def of(self, value: Any) -> Any:
         """The device that `value` means: a number counts as CUDA's; what is not CUDA's is kept."""
